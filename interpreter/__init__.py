@@ -1,0 +1,1 @@
+"""A self-hosted code interpreter whose sessions are microVMs."""

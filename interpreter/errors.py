@@ -1,0 +1,162 @@
+"""Every error that the package raises on purpose, as one tree.
+
+InterpreterError
+├── ConfigurationError          a setting or an argument cannot be used
+├── HostError                   this host lacks what is needed
+│   ├── ProgramMissing          a program is not installed
+│   └── DiskFull                no room left where state is kept
+├── TemplateError
+│   ├── TemplateNotFound        no such definition, or not built
+│   ├── TemplateInvalid         template.toml has a mistake
+│   ├── TemplateBuildFailed     a step of the build failed
+│   └── SnapshotDamaged         a built file is cut short or altered
+├── MachineError
+│   ├── MachineStartFailed      QEMU did not come up or refused its snapshot
+│   ├── MachineDied             QEMU ended while it was in use
+│   └── GuestUnresponsive       the guest did not answer in time
+├── VsockError
+│   ├── GuestMisbehaved         the guest broke the protocol; its device is closed
+│   └── VsockConnectError       a stream could not be opened
+├── KernelError
+│   ├── KernelDied              the kernel or its machine ended
+│   └── ExecutionTimeout        the code ran longer than it may
+└── TransferError               a file could not be moved in or out
+
+Each class has a ``code`` that never changes; fronts map it to their own protocol.
+"""
+
+from typing import ClassVar
+
+
+class InterpreterError(Exception):
+    """The root. ``str()`` gives what happened and, where there is one, what to do."""
+
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}. {self.hint}" if self.hint else self.message
+
+
+class ConfigurationError(InterpreterError):
+    """A setting or an argument cannot be used."""
+
+    code = "configuration"
+
+
+class HostError(InterpreterError):
+    """This host lacks what is needed."""
+
+    code = "host"
+
+
+class ProgramMissing(HostError):
+    """A program is not installed."""
+
+    code = "program_missing"
+
+
+class DiskFull(HostError):
+    """No room is left where state is kept."""
+
+    code = "disk_full"
+
+
+class TemplateError(InterpreterError):
+    """Something is wrong with a template."""
+
+    code = "template"
+
+
+class TemplateNotFound(TemplateError):
+    """There is no such definition, or it is not built."""
+
+    code = "template_not_found"
+
+
+class TemplateInvalid(TemplateError):
+    """The definition has a mistake."""
+
+    code = "template_invalid"
+
+
+class TemplateBuildFailed(TemplateError):
+    """A step of the build failed."""
+
+    code = "template_build_failed"
+
+
+class SnapshotDamaged(TemplateError):
+    """A built file is missing, cut short or altered."""
+
+    code = "snapshot_damaged"
+
+
+class MachineError(InterpreterError):
+    """Something is wrong with a virtual machine."""
+
+    code = "machine"
+
+
+class MachineStartFailed(MachineError):
+    """QEMU did not come up, or refused its snapshot."""
+
+    code = "machine_start_failed"
+
+
+class MachineDied(MachineError):
+    """QEMU ended while it was in use."""
+
+    code = "machine_died"
+
+
+class GuestUnresponsive(MachineError):
+    """The guest did not answer in time."""
+
+    code = "guest_unresponsive"
+
+
+class VsockError(InterpreterError):
+    """Something is wrong on the way between host and guest."""
+
+    code = "vsock"
+
+
+class GuestMisbehaved(VsockError):
+    """The guest broke the protocol; its device is closed."""
+
+    code = "guest_misbehaved"
+
+
+class VsockConnectError(VsockError):
+    """A stream to the guest could not be opened."""
+
+    code = "vsock_connect"
+
+
+class KernelError(InterpreterError):
+    """Something is wrong with a kernel."""
+
+    code = "kernel"
+
+
+class KernelDied(KernelError):
+    """The kernel, or the machine that it runs in, ended."""
+
+    code = "kernel_died"
+
+
+class ExecutionTimeout(KernelError):
+    """The code ran longer than it may."""
+
+    code = "execution_timeout"
+
+
+class TransferError(InterpreterError):
+    """A file could not be moved into or out of a session."""
+
+    code = "transfer"
