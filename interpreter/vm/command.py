@@ -1,0 +1,111 @@
+"""The machine that every session has, and the QEMU command line that makes it.
+
+A snapshot loads only into a machine with the same devices in the same places, so this one function makes the
+command line of the template's machine and of every session's. What differs is how memory is mapped and how it
+starts: from a kernel, or from a snapshot.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from interpreter.settings import Accelerator
+
+MACHINE_TYPE: Final = "pc"
+TRANSLATION_CACHE_MB: Final = 256
+"""TCG's cache of translated code. Pages that it does not use cost nothing."""
+CONSOLE_BYTES: Final = 65536
+"""How much of the guest's console is kept for a look after a fault."""
+
+_CMDLINE: Final = "console=ttyS0 acpi=off reboot=t panic=-1 quiet random.trust_cpu=off"
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """What a snapshot is bound to, of the machine itself."""
+
+    memory_mb: int
+    cpus: int
+    accelerator: Accelerator
+
+    @property
+    def cpu_model(self) -> str:
+        """QEMU's -cpu argument."""
+        if self.accelerator is Accelerator.KVM:
+            return "host"
+        # TCG runs `rep movsb` a byte at a time; without these flags the guest copies in larger steps.
+        return "max,-erms,-fsrm"
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFiles:
+    """Open descriptors that QEMU gets; the caller keeps and closes them."""
+
+    memory: int
+    """A memfd of the machine's memory size."""
+    rootfs: int
+    """The root file system's image, open for reading."""
+    scratch: int
+    """The scratch disk, open for reading and writing."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineChannels:
+    """QEMU's ends of connected unix sockets."""
+
+    qmp: int
+    doorbell: int
+    vsock: int
+
+
+def boot_arguments(kernel: int, initramfs: int) -> list[str]:
+    """Start from a kernel and an initramfs, given as open descriptors."""
+    return [
+        *("-kernel", f"/proc/self/fd/{kernel}"),
+        *("-initrd", f"/proc/self/fd/{initramfs}"),
+        *("-append", _CMDLINE),
+    ]
+
+
+def restore_arguments() -> list[str]:
+    """Wait for a snapshot; nothing runs before `cont`."""
+    return ["-incoming", "defer", "-S"]
+
+
+def qemu_arguments(
+    spec: MachineSpec, files: MachineFiles, channels: MachineChannels, *, shared_memory: bool
+) -> list[str]:
+    """QEMU's arguments, without how it starts. ``shared_memory``: the template's own machine writes the memfd."""
+    share = "on" if shared_memory else "off"
+    accelerator = f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MB}" if spec.accelerator is Accelerator.TCG else "kvm"
+    return [
+        *("-nodefaults", "-no-user-config", "-no-reboot"),
+        *("-display", "none"),
+        *("-machine", f"{MACHINE_TYPE},usb=off,vmport=off,memory-backend=memory"),
+        *("-accel", accelerator),
+        *("-cpu", spec.cpu_model),
+        *("-smp", str(spec.cpus)),
+        *("-m", f"{spec.memory_mb}M"),
+        *("-object", _memory_object(spec, files, share)),
+        *_disk("rootfs", 1, files.rootfs, "read-only=on"),
+        *_disk("scratch", 2, files.scratch, "read-only=off,discard=unmap,cache.no-flush=on"),
+        *("-chardev", f"socket,id=qmp,fd={channels.qmp}", "-mon", "chardev=qmp,mode=control"),
+        *("-chardev", f"ringbuf,id=console,size={CONSOLE_BYTES}", "-serial", "chardev:console"),
+        *("-chardev", f"socket,id=doorbell,fd={channels.doorbell}", "-serial", "chardev:doorbell"),
+        *("-chardev", f"socket,id=vsock,fd={channels.vsock}"),
+        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
+    ]
+
+
+def _memory_object(spec: MachineSpec, files: MachineFiles, share: str) -> str:
+    # Opened again through /proc: QEMU has no other way to take memory from a descriptor.
+    path = f"/proc/self/fd/{files.memory}"
+    return f"memory-backend-file,id=memory,size={spec.memory_mb}M,mem-path={path},share={share}"
+
+
+def _disk(name: str, fd_set: int, descriptor: int, options: str) -> list[str]:
+    file = f"file.driver=file,file.filename=/dev/fdset/{fd_set},file.locking=off"
+    return [
+        *("-add-fd", f"fd={descriptor},set={fd_set}"),
+        *("-blockdev", f"driver=raw,node-name={name},{options},{file}"),
+        *("-device", f"virtio-blk-pci,drive={name},serial={name}"),
+    ]

@@ -1,0 +1,94 @@
+"""The jail around each QEMU: another user, empty namespaces, only the files that it runs from.
+
+Guest memory, disks and sockets are passed in as open descriptors, so none of them has a path inside. When the
+service is root, QEMU runs as a user id of its own per machine; else it runs as the caller in a user namespace.
+
+bubblewrap is process 1 of the new PID namespace and QEMU its child. Killing any of them ends all of them: the
+outer bwrap dies with the thread that started it (``--die-with-parent``), and takes the namespace with it.
+"""
+
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from interpreter.vm.programs import files_to_run, find_program
+
+_MAX_PROCESSES = 64
+"""Threads and processes of one machine: QEMU's main loop, its vCPUs and its pool for disk requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one machine may take, in bytes: memory that it maps, and how far it may write into a file."""
+
+    address_space: int
+    file_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Jail:
+    """How to confine one QEMU. ``user`` is None when the caller's own id is used (service not root)."""
+
+    user: int | None
+    kvm: bool = False
+
+    def command(self, program: Path, arguments: Sequence[str], limits: Limits) -> list[str]:
+        """The whole command line that runs ``program`` with ``arguments`` in the jail."""
+        # Set from inside, by the process itself: that needs no capability, also in a container.
+        limit = [
+            str(find_program("prlimit")),
+            f"--as={limits.address_space}",
+            f"--fsize={limits.file_size}",
+            f"--nproc={_MAX_PROCESSES}",
+            "--core=0",
+        ]
+        if self.user is None:
+            identity, drop = ["--unshare-user", "--disable-userns"], []
+        else:
+            # bwrap as root keeps root's id but no capability; setpriv needs these to become another user.
+            identity = [part for cap in ("SETUID", "SETGID", "SETPCAP") for part in ("--cap-add", f"CAP_{cap}")]
+            drop = [
+                str(find_program("setpriv")),
+                f"--reuid={self.user}",
+                f"--regid={self.user}",
+                f"--groups={_kvm_group()}" if self.kvm else "--clear-groups",
+                "--bounding-set=-all",
+                "--inh-caps=-all",
+                "--no-new-privs",
+            ]
+        files = files_to_run(program, *(Path(part) for part in (*limit[:1], *drop[:1])))
+        return [
+            str(find_program("bwrap")),
+            *("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
+            *("--die-with-parent", "--new-session", "--clearenv", "--hostname", "jail"),
+            *identity,
+            *("--proc", "/proc", "--dev", "/dev"),
+            *(("--dev-bind", "/dev/kvm", "/dev/kvm") if self.kvm else ()),
+            *_bind(files),
+            "--",
+            *drop,
+            *limit,
+            str(program),
+            *arguments,
+        ]
+
+
+def new_jail(first_user: int, *, kvm: bool) -> Jail:
+    """A jail for one more machine; as root, under one of 65,536 user ids from ``first_user`` on."""
+    if os.geteuid() != 0:
+        return Jail(None, kvm)
+    # Not a secret: two machines that draw the same id are still apart by their namespaces.
+    return Jail(first_user + random.randrange(0x10000), kvm)  # noqa: S311
+
+
+def _bind(files: Sequence[Path]) -> list[str]:
+    # bwrap makes missing parents with mode 0700, which the other user could not enter.
+    parents = sorted({str(parent) for file in files for parent in file.parents if str(parent) != "/"})
+    made = [part for parent in parents for part in ("--dir", parent)]
+    return made + [part for file in files for part in ("--ro-bind", str(file), str(file))]
+
+
+def _kvm_group() -> int:
+    return Path("/dev/kvm").stat().st_gid

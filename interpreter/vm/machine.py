@@ -1,0 +1,180 @@
+"""One running QEMU in its jail: started, watched, and ended with everything that belongs to it."""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from interpreter.errors import MachineDied, MachineError, MachineStartFailed
+from interpreter.vm.command import (
+    TRANSLATION_CACHE_MB,
+    MachineChannels,
+    MachineFiles,
+    MachineSpec,
+    qemu_arguments,
+)
+from interpreter.vm.jail import Jail, Limits
+from interpreter.vm.qmp import Qmp, connect_qmp
+
+_OVERHEAD = 2 * 1024**3
+"""Address space of QEMU itself: its libraries, heaps and thread stacks (about 1 GiB is mapped, little is used)."""
+_STDERR_KEPT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class MachineStart:
+    """What a machine is started from. ``inherited``: more descriptors that the arguments name."""
+
+    spec: MachineSpec
+    files: MachineFiles
+    jail: Jail
+    qemu: Path
+    arguments: list[str]
+    inherited: tuple[int, ...] = ()
+    shared_memory: bool = False
+
+
+class Machine:
+    """A running QEMU. Made by ``start_machine``."""
+
+    def __init__(self, qmp: Qmp, pid: int, doorbell: socket.socket, vsock: socket.socket, ended: "_Ended") -> None:
+        self.qmp = qmp
+        self.pid = pid
+        """QEMU's process id, as the host sees it."""
+        self.doorbell = doorbell
+        """The guest's second serial port, non-blocking."""
+        self.vsock = vsock
+        """The other end of the chardev that a vhost-user device can be plugged to."""
+        self._ended = ended
+
+    async def run(self) -> None:
+        """Let the guest run."""
+        await self.qmp.execute("cont")
+
+    async def stop(self) -> None:
+        """Halt the guest."""
+        await self.qmp.execute("stop")
+
+    async def plug_vsock(self) -> None:
+        """Add the vsock device. Something must serve the other end of its socket meanwhile."""
+        await self.qmp.execute("device_add", driver="vhost-user-vsock-pci", id="vsock", chardev="vsock")
+
+    async def console(self) -> str:
+        """The last 64 KiB that the guest wrote on its console, read once."""
+        with contextlib.suppress(MachineError):
+            text = await self.qmp.execute("ringbuf-read", device="console", size=65536, format="utf8")
+            return str(text)
+        return ""
+
+    async def wait_ended(self) -> str:
+        """Wait until QEMU ends, for whatever cause; returns its last words."""
+        return await asyncio.shield(self._ended.future)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether QEMU is gone."""
+        return self._ended.future.done()
+
+
+class _Ended:
+    """QEMU's end, seen once and told to all who wait."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def watch(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stderr is not None  # noqa: S101  (the pipe was asked for)
+        kept = b""
+        while chunk := await process.stderr.read(4096):
+            kept = (kept + chunk)[-_STDERR_KEPT:]
+        status = await process.wait()
+        words = kept.decode(errors="replace").strip()
+        self.future.set_result(words or f"exit status {status}")
+
+
+@asynccontextmanager
+async def start_machine(start: MachineStart) -> AsyncGenerator[Machine]:
+    """Start QEMU and hold it until the block is left, then kill it.
+
+    Raises MachineStartFailed with QEMU's own words when it does not come up.
+    """
+    async with AsyncExitStack() as stack:
+        qmp_socket, qmp_peer = _socket_pair(stack)
+        doorbell, doorbell_peer = _socket_pair(stack)
+        vsock, vsock_peer = _socket_pair(stack)
+        info_read, info_write = os.pipe2(os.O_CLOEXEC)
+        stack.callback(os.close, info_read)
+        channels = MachineChannels(qmp_peer.fileno(), doorbell_peer.fileno(), vsock_peer.fileno())
+        arguments = qemu_arguments(start.spec, start.files, channels, shared_memory=start.shared_memory)
+        command = start.jail.command(start.qemu, [*arguments, *start.arguments], _limits(start))
+        command[1:1] = ["--info-fd", str(info_write)]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                pass_fds=(*_descriptors(start, channels), info_write),
+                start_new_session=True,
+            )
+        finally:
+            os.close(info_write)
+        ended = _Ended()
+        watcher = asyncio.create_task(ended.watch(process))
+        stack.push_async_callback(_kill, process, watcher)
+        for peer in (qmp_peer, doorbell_peer, vsock_peer):
+            peer.close()
+        try:
+            qmp = await stack.enter_async_context(connect_qmp(qmp_socket))
+        except MachineDied as error:
+            words = await ended.future
+            raise MachineStartFailed(f"QEMU did not start: {words}", hint="See `interpreter doctor`") from error
+        pid = _qemu_pid(await asyncio.to_thread(os.read, info_read, 4096))
+        yield Machine(qmp, pid, doorbell, vsock, ended)
+
+
+def _socket_pair(stack: AsyncExitStack) -> tuple[socket.socket, socket.socket]:
+    ours, theirs = socket.socketpair()
+    stack.callback(ours.close)
+    stack.callback(theirs.close)
+    ours.setblocking(False)
+    return ours, theirs
+
+
+def _descriptors(start: MachineStart, channels: MachineChannels) -> tuple[int, ...]:
+    files = start.files
+    return (
+        *(files.memory, files.rootfs, files.scratch),
+        *(channels.qmp, channels.doorbell, channels.vsock),
+        *start.inherited,
+    )
+
+
+def _qemu_pid(info: bytes) -> int:
+    # bwrap tells its own process 1 of the new namespace; QEMU answers QMP already, so it is the only child.
+    first = cast("dict[str, Any]", json.loads(info))["child-pid"]
+    children = Path(f"/proc/{first}/task/{first}/children").read_text(encoding="ascii").split()
+    if len(children) != 1:
+        raise MachineStartFailed("QEMU ended while it started")
+    return int(children[0])
+
+
+def _limits(start: MachineStart) -> Limits:
+    memory = start.spec.memory_mb * 1024**2
+    return Limits(
+        address_space=memory + TRANSLATION_CACHE_MB * 1024**2 + _OVERHEAD,
+        file_size=max(os.fstat(start.files.scratch).st_size, memory),
+    )
+
+
+async def _kill(process: asyncio.subprocess.Process, watcher: asyncio.Task[None]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    # The pipe closes when the last process of the jail is gone, so this also waits for QEMU itself.
+    await asyncio.shield(watcher)

@@ -1,0 +1,80 @@
+"""QMP, QEMU's control protocol, through the qemu.qmp package; its errors as ours."""
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
+
+from interpreter.errors import MachineDied, MachineError
+
+
+class Qmp:
+    """One QMP session. Made by ``connect_qmp``."""
+
+    def __init__(self, client: QMPClient) -> None:
+        self._client = client
+
+    async def execute(self, command: str, **arguments: object) -> Any:
+        """Run a command and return its answer. Raises MachineError when QEMU refuses, MachineDied when it is gone."""
+        try:
+            return await self._client.execute(command, arguments)
+        except ExecuteError as error:
+            raise MachineError(f"QEMU refused {command}: {error}") from None
+        except (QMPError, OSError, EOFError) as error:
+            raise MachineDied(f"QEMU ended during {command}") from error
+
+    async def send_descriptor(self, descriptor: int, name: str) -> None:
+        """Give QEMU a copy of an open descriptor under a name (QEMU's getfd)."""
+        self._client.send_fd_scm(descriptor)
+        await self.execute("getfd", fdname=name)
+
+    async def migrate(self, uri: str, *, incoming: bool = False) -> None:
+        """Save to or load from ``uri`` without the memory that is shared, and wait until that is over."""
+        capabilities = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
+        await self.execute("migrate-set-capabilities", capabilities=capabilities)
+        listener = EventListener("MIGRATION")
+        with self._client.listen(listener):
+            await self.execute("migrate-incoming" if incoming else "migrate", uri=uri)
+            while True:
+                event = await self._next_event(listener)
+                match cast("dict[str, Any]", event["data"]).get("status"):
+                    case "completed":
+                        return
+                    case "failed" | "cancelled":
+                        raise MachineError(f"QEMU could not {'load' if incoming else 'save'} the snapshot")
+                    case _:
+                        continue
+
+    async def _next_event(self, listener: EventListener) -> Message:
+        # A listener waits for ever when QEMU goes away, so the session's own end is awaited beside it.
+        async with asyncio.TaskGroup() as group:
+            event = group.create_task(listener.get())
+            ended = group.create_task(self._client.runstate_changed())
+            await asyncio.wait({event, ended}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (event, ended):
+                task.cancel()
+        if event.cancelled():
+            raise MachineDied("QEMU ended during a migration")
+        return event.result()
+
+
+@asynccontextmanager
+async def connect_qmp(channel: socket.socket) -> AsyncGenerator[Qmp]:
+    """Hold a QMP session over a connected socket, which it takes over. Raises MachineDied."""
+    client = QMPClient("machine")
+    client.logger.propagate = False
+    try:
+        try:
+            await client.connect(channel)
+        except (QMPError, OSError, EOFError) as error:
+            raise MachineDied("QEMU ended before it answered") from error
+        yield Qmp(client)
+    finally:
+        try:
+            await client.disconnect()
+        except (QMPError, OSError, EOFError):
+            # QEMU went first; there is nothing left to close on its side.
+            channel.close()

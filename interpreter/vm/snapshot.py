@@ -1,0 +1,49 @@
+"""Saving a machine's device state and starting machines from it.
+
+Memory is not in the device state: it is one memfd that the template's machine writes through a shared mapping
+and every session maps privately (QEMU's ``x-ignore-shared``, docs/devel/migration).
+"""
+
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from interpreter.errors import MachineDied, MachineError, MachineStartFailed
+from interpreter.vm.command import restore_arguments
+from interpreter.vm.machine import Machine, MachineStart, start_machine
+
+
+async def save_devices(machine: Machine, target: int) -> None:
+    """Halt the guest and write its device state to the open file ``target``. Raises MachineError."""
+    await machine.stop()
+    await machine.qmp.send_descriptor(target, "state")
+    await machine.qmp.migrate("fd:state")
+
+
+@asynccontextmanager
+async def restore_machine(start: MachineStart, devices: int) -> AsyncGenerator[Machine]:
+    """Start a machine with the device state in the open file ``devices``, halted. Raises MachineStartFailed."""
+    # A descriptor of its own: copies would share one file offset with every other restore.
+    own = os.open(f"/proc/self/fd/{devices}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        start = replace(
+            start,
+            arguments=[*start.arguments, *restore_arguments()],
+            inherited=(*start.inherited, own),
+        )
+        async with start_machine(start) as machine:
+            await _load(machine, own)
+            yield machine
+    finally:
+        os.close(own)
+
+
+async def _load(machine: Machine, devices: int) -> None:
+    try:
+        await machine.qmp.migrate(f"fd:{devices}", incoming=True)
+    except MachineDied as error:
+        words = await machine.wait_ended()
+        raise MachineStartFailed(f"QEMU refused the snapshot: {words}") from error
+    except MachineError as error:
+        raise MachineStartFailed(f"QEMU refused the snapshot: {error}") from error
