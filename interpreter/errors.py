@@ -13,7 +13,8 @@ InterpreterError
 ├── MachineError
 │   ├── MachineStartFailed      QEMU did not come up or refused its snapshot
 │   ├── MachineDied             QEMU ended while it was in use
-│   └── GuestUnresponsive       the guest did not answer in time
+│   ├── GuestUnresponsive       the guest did not answer in time
+│   └── GuestRefused            the guest's agent said no
 ├── VsockError
 │   ├── GuestMisbehaved         the guest broke the protocol; its device is closed
 │   └── VsockConnectError       a stream could not be opened
@@ -118,6 +119,16 @@ class GuestUnresponsive(MachineError):
     """The guest did not answer in time."""
 
     code = "guest_unresponsive"
+
+
+class GuestRefused(MachineError):
+    """The guest's agent said no. ``guest_code`` is its own word for why, such as ``not_found``."""
+
+    code = "guest_refused"
+
+    def __init__(self, message: str, *, guest_code: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.guest_code = guest_code
 
 
 class VsockError(InterpreterError):

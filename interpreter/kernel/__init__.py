@@ -1,0 +1,1 @@
+"""Kernels as the host sees them: messages, channels, executions and their outputs."""

@@ -1,0 +1,150 @@
+"""One client of a kernel: its five channels over one stream, and who waits for what."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from interpreter.errors import GuestMisbehaved, InterpreterError, KernelDied
+from interpreter.kernel.framing import Connect, FrameStream, open_service
+from interpreter.kernel.message import Codec, Message
+from kernel_guest.frames import CHANNELS, Kind
+
+_QUEUED = 256
+"""Messages that wait for one reader. Past that the stream is not read, the guest's relay stops, and so on back."""
+
+Arrival = tuple[str, Message]
+"""A channel and a message that came on it."""
+
+
+class Inbox:
+    """The messages that belong to one request, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Arrival | InterpreterError] = asyncio.Queue(_QUEUED)
+        self._failure: InterpreterError | None = None
+        self._closed = False
+
+    async def get(self) -> Arrival:
+        """The next message. Raises what ended the connection, after all that came before."""
+        if self._queue.empty() and self._failure is not None:
+            raise self._failure
+        item = await self._queue.get()
+        if isinstance(item, InterpreterError):
+            raise item
+        return item
+
+    async def put(self, arrival: Arrival) -> None:
+        """Add a message, waiting while there are too many; dropped when nobody reads any more."""
+        if not self._closed:
+            await self._queue.put(arrival)
+
+    def fail(self, error: InterpreterError) -> None:
+        """Wake the reader with an error, now or when it has read the rest."""
+        self._failure = error
+        if not self._queue.full():
+            self._queue.put_nowait(error)
+
+    def close(self) -> None:
+        """Nobody reads any more: drop what is there, so that a ``put`` that waits for room goes on."""
+        self._closed = True
+        while not self._queue.empty():
+            self._queue.get_nowait()
+
+
+class KernelConnection:
+    """Sends requests to a kernel and sorts what comes back. Made by ``connect_kernel``."""
+
+    def __init__(self, stream: FrameStream, codec: Codec) -> None:
+        self._stream = stream
+        self.codec = codec
+        self._inboxes: dict[str, Inbox] = {}
+        self._failure: InterpreterError | None = None
+
+    async def send(self, channel: str, message: Message) -> None:
+        """Send a message on shell, control or stdin. Raises KernelDied and what else ended the connection."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            parts = self.codec.serialise(message)
+            await self._stream.send(Kind.MESSAGE, {"channel": channel, "parts": parts})
+        except ConnectionError as error:
+            raise self._failure or KernelDied("the machine that the kernel runs in ended") from error
+
+    @contextmanager
+    def replies(self, message: Message) -> Generator[Inbox]:
+        """Where the messages that belong to ``message`` arrive; enter it before sending."""
+        inbox = Inbox()
+        if self._failure is not None:
+            inbox.fail(self._failure)
+        self._inboxes[message.header.msg_id] = inbox
+        try:
+            yield inbox
+        finally:
+            del self._inboxes[message.header.msg_id]
+            inbox.close()
+
+    async def ask(self, channel: str, message: Message, *, timeout: float) -> Message:
+        """Send a request and wait for its reply on the same channel."""
+        with self.replies(message) as inbox:
+            async with asyncio.timeout(timeout):
+                await self.send(channel, message)
+                while True:
+                    arrived_on, reply = await inbox.get()
+                    if arrived_on == channel:
+                        return reply
+
+    def fail(self, error: InterpreterError) -> None:
+        """End the connection for all that use it, with an error; the first one counts."""
+        if self._failure is None:
+            self._failure = error
+            for inbox in self._inboxes.values():
+                inbox.fail(error)
+
+    async def receive(self) -> None:
+        """Take what comes until the stream ends; then everybody who waits is told."""
+        try:
+            while True:
+                frame = await self._stream.receive()
+                if frame is None:
+                    self.fail(KernelDied("the kernel's relay ended"))
+                    return
+                if frame.kind is not Kind.MESSAGE:
+                    raise GuestMisbehaved(f"the guest sent {frame.kind} among kernel messages")
+                await self._deliver(*_unpack(frame.body))
+        except InterpreterError as error:
+            self.fail(error)
+        except OSError:
+            self.fail(KernelDied("the machine that the kernel runs in ended"))
+
+    async def _deliver(self, channel: str, parts: list[bytes]) -> None:
+        if channel == "hb":
+            return
+        message = self.codec.parse(parts)
+        if inbox := self._inboxes.get(message.parent_id):
+            await inbox.put((channel, message))
+
+
+@asynccontextmanager
+async def connect_kernel(connect: Connect, *, key: bytes, session: str) -> AsyncGenerator[KernelConnection]:
+    """Connect to the kernel through the guest's relay, as a client with an identity of its own."""
+    async with open_service(connect, "kernel", identity=os.urandom(16)) as stream:
+        connection = KernelConnection(stream, Codec(key, session))
+        task = asyncio.create_task(connection.receive())
+        try:
+            yield connection
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+            connection.fail(KernelDied("the session was closed"))
+
+
+def _unpack(body: dict[str, Any]) -> tuple[str, list[bytes]]:
+    match body:
+        case {"channel": str(channel), "parts": [*parts]} if channel in CHANNELS:
+            if all(isinstance(part, bytes) for part in parts):
+                return channel, parts
+        case _:
+            pass
+    raise GuestMisbehaved("the guest sent a kernel message of a wrong form")

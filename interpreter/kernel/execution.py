@@ -1,0 +1,156 @@
+"""One execution: code sent to the kernel, outputs while they come, the result at the end."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from typing import Any, Final, Literal, Protocol
+
+from interpreter.errors import ExecutionTimeout, GuestMisbehaved, GuestRefused, GuestUnresponsive
+from interpreter.kernel.connection import Inbox, KernelConnection
+from interpreter.kernel.message import Message
+from interpreter.kernel.outputs import OUTPUT_TYPES, Error, Output, Result, output_of
+
+OnInput = Callable[[str, bool], Awaitable[str]]
+"""Answers the code's ``input()``: gets the prompt and whether the answer is a password."""
+
+REPLY_GRACE: Final = 5.0
+"""Seconds to wait for the reply after the kernel is idle: an interrupt at the wrong moment loses the reply."""
+INTERRUPT_GRACE: Final = 5.0
+"""Seconds that interrupted code may take to end before the kernel is restarted."""
+
+
+class KernelControl(Protocol):
+    """What an execution that ran out of time needs of the session that it belongs to."""
+
+    async def interrupt(self) -> None:
+        """Interrupt the code that runs now."""
+        ...
+
+    async def restart(self) -> None:
+        """Replace the kernel by a new one."""
+        ...
+
+
+class Execution:
+    """Code that runs when this is awaited (for the Result) or iterated over (for the outputs). Once."""
+
+    def __init__(
+        self,
+        connection: KernelConnection,
+        control: KernelControl,
+        code: str,
+        *,
+        silent: bool = False,
+        store_history: bool = True,
+        stop_on_error: bool = True,
+        timeout: float | None = None,
+        on_input: OnInput | None = None,
+    ) -> None:
+        self._connection = connection
+        self._control = control
+        self._timeout = timeout
+        self._on_input = on_input
+        self._outputs: list[Output] = []
+        self._reply: dict[str, Any] | None = None
+        self._request = connection.codec.request(
+            "execute_request",
+            {
+                "code": code,
+                "silent": silent,
+                "store_history": store_history and not silent,
+                "user_expressions": {},
+                "allow_stdin": on_input is not None,
+                "stop_on_error": stop_on_error,
+            },
+        )
+        self._started = False
+        self._result: Result | None = None
+
+    def __await__(self) -> Generator[Any, None, Result]:
+        return self.result().__await__()
+
+    def __aiter__(self) -> AsyncIterator[Output]:
+        return self._run()
+
+    async def result(self) -> Result:
+        """The result. Runs the code to its end unless that was iterated over already.
+
+        Raises KernelDied, ExecutionTimeout, GuestMisbehaved.
+        """
+        if self._result is None:
+            async for _ in self._run():
+                pass
+        if self._result is None:
+            raise RuntimeError("the iteration over this execution was left before its end")
+        return self._result
+
+    async def _run(self) -> AsyncGenerator[Output, None]:
+        if self._started:
+            raise RuntimeError("an execution runs once; make another one")
+        self._started = True
+        deadline = None if self._timeout is None else asyncio.get_running_loop().time() + self._timeout
+        with self._connection.replies(self._request) as inbox:
+            await self._connection.send("shell", self._request)
+            idle = False
+            while not (idle and self._reply is not None):
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        channel, message = await inbox.get()
+                except TimeoutError:
+                    if idle:
+                        break
+                    raise await self._out_of_time(inbox) from None
+                if channel == "iopub" and message.type in OUTPUT_TYPES:
+                    output = output_of(message)
+                    self._outputs.append(output)
+                    yield output
+                elif channel == "iopub" and message.content.get("execution_state") == "idle":
+                    idle = True
+                    deadline = asyncio.get_running_loop().time() + REPLY_GRACE
+                else:
+                    await self._other(channel, message)
+        self._result = self._make_result()
+
+    async def _other(self, channel: str, message: Message) -> None:
+        if channel == "shell" and message.type == "execute_reply":
+            self._reply = message.content
+        elif channel == "stdin" and message.type == "input_request" and self._on_input is not None:
+            prompt, password = message.content.get("prompt", ""), bool(message.content.get("password"))
+            value = await self._on_input(str(prompt), password)
+            await self._connection.send("stdin", self._connection.codec.request("input_reply", {"value": value}))
+
+    def _make_result(self) -> Result:
+        reply = self._reply or {}
+        count = reply.get("execution_count")
+        failed = any(isinstance(output, Error) for output in self._outputs)
+        status: Literal["ok", "error", "aborted"]
+        match reply.get("status", "error" if failed else "aborted"):
+            case "ok" | "error" | "aborted" as known:
+                status = known
+            case other:
+                raise GuestMisbehaved(f"the kernel ended an execution with status {str(other)[:40]!r}")
+        if status == "error" and not failed:
+            # A silent execution publishes no error; its reply carries it.
+            self._outputs.append(output_of_reply(reply))
+        return Result(status=status, execution_count=count if isinstance(count, int) else None, outputs=self._outputs)
+
+    async def _out_of_time(self, inbox: Inbox) -> ExecutionTimeout:
+        what = f"the code did not end within {self._timeout:g} s"
+        try:
+            async with asyncio.timeout(INTERRUPT_GRACE):
+                await self._control.interrupt()
+                while True:
+                    channel, message = await inbox.get()
+                    if channel == "iopub" and message.content.get("execution_state") == "idle":
+                        return ExecutionTimeout(what, hint="It was interrupted; the kernel keeps its variables")
+        except (TimeoutError, GuestUnresponsive, GuestRefused):
+            await self._control.restart()
+            return ExecutionTimeout(what, hint="It could not be interrupted, so the kernel was restarted")
+
+
+def output_of_reply(reply: dict[str, Any]) -> Error:
+    """The error in an execute_reply. Raises GuestMisbehaved when it has none."""
+    match reply:
+        case {"ename": str(ename), "evalue": str(evalue), "traceback": [*lines]}:
+            return Error(ename=ename, evalue=evalue, traceback=[str(line) for line in lines])
+        case _:
+            raise GuestMisbehaved("the kernel ended an execution with an error that it does not name")

@@ -1,0 +1,76 @@
+"""Files in and out of a session, in pieces: none of them is ever in memory as a whole."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from interpreter.errors import GuestMisbehaved, GuestRefused, MachineDied, TransferError
+from interpreter.kernel.control import integer
+from interpreter.kernel.framing import Connect, open_service
+
+PIECE: Final = 256 * 1024
+"""Bytes that are read at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFile:
+    """A file in a session, while it is read."""
+
+    size: int
+    mode: int
+    mtime_ns: int
+    pieces: AsyncIterable[bytes]
+
+
+async def put_file(
+    connect: Connect, path: str, pieces: AsyncIterable[bytes], *, size: int | None = None, mode: int = 0o644
+) -> int:
+    """Write ``pieces`` to ``path`` in the guest, whole or not at all; returns the size in bytes.
+
+    ``size``, when known, must come out. Raises TransferError with what the guest said, MachineDied.
+    """
+    try:
+        async with open_service(connect, "put", path=path, size=size, mode=mode) as stream:
+            try:
+                async for piece in pieces:
+                    stream.writer.write(piece)
+                    await stream.writer.drain()
+                stream.writer.write_eof()
+            except ConnectionError:
+                # The guest gave up early; its answer says why.
+                pass
+            return integer(await stream.answer(), "size")
+    except GuestRefused as error:
+        raise TransferError(f"{path} could not be written: {error.message}") from error
+    except OSError as error:
+        raise MachineDied(f"the machine ended while {path} was written") from error
+
+
+@asynccontextmanager
+async def get_file(connect: Connect, path: str) -> AsyncGenerator[GuestFile]:
+    """Read ``path`` in the guest. Raises TransferError with what the guest said, or when it comes short."""
+    try:
+        async with open_service(connect, "get", path=path) as stream:
+            about = stream.opened
+            size = integer(about, "size")
+            if size < 0:
+                raise GuestMisbehaved("the guest announced a file of less than nothing")
+            yield GuestFile(
+                size, integer(about, "mode") & 0o7777, integer(about, "mtime_ns"), _pieces(stream.reader, path, size)
+            )
+    except GuestRefused as error:
+        raise TransferError(f"{path} could not be read: {error.message}") from error
+    except ConnectionError as error:
+        raise MachineDied(f"the machine ended while {path} was read") from error
+
+
+async def _pieces(reader: asyncio.StreamReader, path: str, size: int) -> AsyncGenerator[bytes]:
+    left = size
+    while left:
+        piece = await reader.read(min(left, PIECE))
+        if not piece:
+            raise TransferError(f"{path} came short by {left} of {size} bytes", hint="It changed while it was read")
+        left -= len(piece)
+        yield piece

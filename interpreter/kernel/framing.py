@@ -1,0 +1,75 @@
+"""Frames over an asyncio stream: the I/O around ``kernel_guest.frames``."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from interpreter.errors import GuestMisbehaved, GuestRefused, InterpreterError, VsockConnectError
+from kernel_guest.frames import AGENT_PORT, MAX_FRAME, Frame, FrameError, Kind, decode, encode
+
+Connect = Callable[[int], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+"""Opens a stream to a port in the guest."""
+
+
+class FrameStream:
+    """A stream of frames. Every byte that comes from it is the guest's, so what is no frame closes it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.opened: dict[str, Any] = {}
+        """What the guest answered when the service was opened."""
+
+    async def send(self, kind: Kind, body: dict[str, Any]) -> None:
+        """Send one frame, waiting while the guest takes no more."""
+        self.writer.write(encode(Frame(kind, body)))
+        await self.writer.drain()
+
+    async def receive(self) -> Frame | None:
+        """The next frame; None at the end of the stream. Raises GuestMisbehaved, ConnectionError."""
+        try:
+            length = int.from_bytes(await self.reader.readexactly(4), "big")
+            if length > MAX_FRAME:
+                raise GuestMisbehaved(f"the guest announced a frame of {length} bytes")
+            return decode(await self.reader.readexactly(length))
+        except asyncio.IncompleteReadError as error:
+            if not error.partial and error.expected == 4:
+                return None
+            raise GuestMisbehaved("the guest ended a stream in the middle of a frame") from None
+        except FrameError as error:
+            raise GuestMisbehaved(f"the guest sent no frame: {error}") from None
+
+    async def answer(self) -> dict[str, Any]:
+        """The guest's answer to what was asked: the body of OK. Raises GuestRefused with what ERROR said."""
+        frame = await self.receive()
+        if frame is None:
+            raise VsockConnectError("the guest closed the stream without an answer")
+        if frame.kind is Kind.OK:
+            return frame.body
+        raise error_of(frame)
+
+
+def error_of(frame: Frame) -> InterpreterError:
+    """The error that a frame carries."""
+    if frame.kind is not Kind.ERROR:
+        return GuestMisbehaved(f"the guest sent {frame.kind} where an answer belongs")
+    code, message = str(frame.body.get("code", "unknown"))[:80], str(frame.body.get("message", ""))[:1000]
+    return GuestRefused(message or code, guest_code=code)
+
+
+@asynccontextmanager
+async def open_service(connect: Connect, service: str, **arguments: object) -> AsyncGenerator[FrameStream]:
+    """A stream to a service of the guest's agent, opened and closed. Raises VsockError, GuestRefused."""
+    reader, writer = await connect(AGENT_PORT)
+    stream = FrameStream(reader, writer)
+    try:
+        await stream.send(Kind.OPEN, {"service": service, **arguments})
+        stream.opened = await stream.answer()
+        yield stream
+    except BaseException:
+        # Not a clean end: the guest must not take what it has for the whole.
+        writer.transport.abort()
+        raise
+    finally:
+        writer.close()

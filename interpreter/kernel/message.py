@@ -1,0 +1,130 @@
+"""Jupyter messages and their form on the wire, without I/O.
+
+The source is jupyter_client's "Messaging in Jupyter", protocol 5.4, "The Wire Protocol": ZeroMQ parts
+``[identities..., <IDS|MSG>, signature, header, parent_header, metadata, content, buffers...]``.
+"""
+
+import hashlib
+import hmac
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, cast
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from interpreter.errors import GuestMisbehaved
+
+DELIMITER: Final = b"<IDS|MSG>"
+PROTOCOL_VERSION: Final = "5.4"
+_SIGNED_PARTS: Final = 4
+
+
+class Header(BaseModel):
+    """A message's header. Keys that this version does not know are kept (``subshell_id`` is one)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    msg_id: str
+    msg_type: str
+    session: str = ""
+    username: str = ""
+    date: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message. ``parent_id`` is the parent header's ``msg_id``; empty when it has no parent."""
+
+    header: Header
+    parent_header: dict[str, Any]
+    metadata: dict[str, Any]
+    content: dict[str, Any]
+    buffers: list[bytes] = field(default_factory=list[bytes])
+
+    @property
+    def type(self) -> str:
+        """The header's ``msg_type``."""
+        return self.header.msg_type
+
+    @property
+    def parent_id(self) -> str:
+        """Which request this belongs to; empty when to none."""
+        parent = self.parent_header.get("msg_id", "")
+        return parent if isinstance(parent, str) else ""
+
+
+class Codec:
+    """Signs and serialises messages for one kernel, and checks those that come from it."""
+
+    def __init__(self, key: bytes, session: str) -> None:
+        self._key = key
+        self._session = session
+
+    def request(self, msg_type: str, content: dict[str, Any], **header: str) -> Message:
+        """A new message of ours, with an id that no other has. ``header`` adds keys such as ``subshell_id``."""
+        return Message(
+            Header(
+                msg_id=uuid.uuid4().hex,
+                msg_type=msg_type,
+                session=self._session,
+                username="interpreter",
+                date=datetime.now(UTC).isoformat(),
+                version=PROTOCOL_VERSION,
+                **cast("dict[str, Any]", header),
+            ),
+            parent_header={},
+            metadata={},
+            content=content,
+        )
+
+    def serialise(self, message: Message) -> list[bytes]:
+        """The message as ZeroMQ parts, without identities."""
+        signed = [
+            _dump(part)
+            for part in (message.header.model_dump(), message.parent_header, message.metadata, message.content)
+        ]
+        return [DELIMITER, self._sign(signed), *signed, *message.buffers]
+
+    def parse(self, parts: Sequence[bytes]) -> Message:
+        """Check the signature and take the message apart. Raises GuestMisbehaved for anything that is not one."""
+        try:
+            start = list(parts).index(DELIMITER) + 1
+        except ValueError:
+            raise GuestMisbehaved("a kernel message has no delimiter") from None
+        signature, *rest = parts[start:] or [b""]
+        signed, buffers = rest[:_SIGNED_PARTS], rest[_SIGNED_PARTS:]
+        if len(signed) < _SIGNED_PARTS:
+            raise GuestMisbehaved("a kernel message has too few parts")
+        if not hmac.compare_digest(signature, self._sign(signed)):
+            raise GuestMisbehaved("a kernel message has a wrong signature")
+        header, parent, metadata, content = (_load(part) for part in signed)
+        try:
+            return Message(Header.model_validate(header), parent, metadata, content, list(buffers))
+        except ValidationError:
+            raise GuestMisbehaved("a kernel message has a header that is not one") from None
+
+    def _sign(self, parts: Sequence[bytes]) -> bytes:
+        if not self._key:
+            return b""
+        digest = hmac.new(self._key, digestmod=hashlib.sha256)
+        for part in parts:
+            digest.update(part)
+        return digest.hexdigest().encode()
+
+
+def _dump(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogateescape")
+
+
+def _load(part: bytes) -> dict[str, Any]:
+    try:
+        value: Any = json.loads(part)
+    except (ValueError, RecursionError):
+        raise GuestMisbehaved("a kernel message has a part that is not JSON") from None
+    if not isinstance(value, dict):
+        raise GuestMisbehaved("a kernel message has a part that is not a JSON object")
+    return cast("dict[str, Any]", value)
