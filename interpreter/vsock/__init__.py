@@ -1,0 +1,10 @@
+"""AF_VSOCK for guests, in user space: a virtio-vsock device as a vhost-user back end.
+
+``VsockDevice`` is all that the rest of the host needs. Below it, from the wire up: ``memory``, ``virtqueue`` and
+``vhost_user`` (how bytes come and go), ``packet``, ``connection`` and ``device`` (the protocol, without I/O),
+``streams`` and ``backend`` (asyncio).
+"""
+
+from interpreter.vsock.backend import Listener, VsockDevice
+
+__all__ = ["Listener", "VsockDevice"]

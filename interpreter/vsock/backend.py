@@ -1,0 +1,467 @@
+"""The vsock device on an asyncio loop: QEMU's socket, the rings' eventfds, and streams for the rest of the host.
+
+An idle device waits on descriptors and does nothing else: no timer, no thread, no polling.
+"""
+
+import array as arrays
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Final, Self
+
+from interpreter.errors import GuestMisbehaved, InterpreterError, MachineDied, VsockConnectError, VsockError
+from interpreter.vsock import vhost_user
+from interpreter.vsock.connection import (
+    Closed,
+    Connection,
+    DataReceived,
+    EndOfStream,
+    Established,
+    Requested,
+    ShutdownSent,
+)
+from interpreter.vsock.device import DEFAULT_WINDOW, MAX_CONNECTIONS, DeviceProtocol
+from interpreter.vsock.memory import ProcessMemory
+from interpreter.vsock.packet import HEADER_SIZE, Header, parse_header
+from interpreter.vsock.streams import VsockTransport
+from interpreter.vsock.virtqueue import Virtqueue
+
+CONNECT_TIMEOUT: Final = 10.0
+READ_LIMIT: Final = 256 * 1024
+"""The StreamReader's limit: it holds up to twice as much before the guest gets no more credit."""
+BACKLOG: Final = 64
+
+_BATCH: Final = 1024 * 1024
+_ROUNDS: Final = 4
+_MAX_DATA: Final = 64 * 1024
+_EVENTFD_ONE: Final = (1).to_bytes(8, "little")
+_MAX_DESCRIPTORS: Final = vhost_user.MAX_REGIONS
+
+
+class _Ring:
+    __slots__ = ("call", "kick", "queue")
+
+    def __init__(self, queue: Virtqueue, kick: int, call: int | None) -> None:
+        self.queue = queue
+        self.kick = kick
+        self.call = call
+
+    def call_guest(self) -> None:
+        if self.call is not None and self.queue.needs_call():
+            # A full eventfd already says what this would say.
+            with contextlib.suppress(BlockingIOError):
+                os.write(self.call, _EVENTFD_ONE)
+
+
+class Listener:
+    """The streams that the guest opens to one port, in order. Made by ``VsockDevice.listen``."""
+
+    def __init__(self, backlog: int) -> None:
+        self._waiting: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter, int] | InterpreterError] = (
+            asyncio.Queue()
+        )
+        self._backlog = backlog
+
+    async def accept(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, int]:
+        """The next stream, and the guest's port at its other end. Raises the device's failure once it is closed."""
+        item = await self._waiting.get()
+        if isinstance(item, InterpreterError):
+            self._waiting.put_nowait(item)
+            raise item
+        return item
+
+    @property
+    def full(self) -> bool:
+        """Whether so many streams wait for ``accept`` that the guest's next request is refused."""
+        return self._waiting.qsize() >= self._backlog
+
+    def put(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
+        """For the device: a stream was opened."""
+        self._waiting.put_nowait((reader, writer, port))
+
+    def fail(self, error: InterpreterError) -> None:
+        """For the device: no stream will come any more."""
+        self._waiting.put_nowait(error)
+
+    def drop_waiting(self) -> None:
+        """For the device: reset what nobody accepted."""
+        while not self._waiting.empty():
+            item = self._waiting.get_nowait()
+            if not isinstance(item, InterpreterError):
+                item[1].transport.abort()
+
+
+class VsockDevice:
+    """A virtio-vsock device for one machine, as an async context manager.
+
+    ``sock`` is this end of the connected AF_UNIX socket whose other end is the chardev of QEMU's vhost-user-vsock
+    device; it is the device's from now on. The device may be plugged and unplugged any number of times; unplugging,
+    or the guest's driver letting go of it, resets all streams. When QEMU ends or the guest misbehaves, all streams
+    are reset, ``failure`` is set, and everything that waits raises it.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        pid: int,
+        guest_cid: int,
+        window: int = DEFAULT_WINDOW,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
+        """``pid``: QEMU's process id in this process's namespace; ``guest_cid``: at least 3, below 2**32 - 1."""
+        if not 3 <= guest_cid < 0xFFFF_FFFF:
+            raise VsockError(f"{guest_cid} cannot be a guest's context id")
+        self.protocol = DeviceProtocol(guest_cid, window=window, max_connections=max_connections)
+        self.failure: InterpreterError | None = None
+        self._socket = sock
+        self._pid = pid
+        self._rings: dict[int, _Ring] = {}
+        self._front_end = vhost_user.VhostUserBackend(guest_cid, lambda ring: self._rings[ring].queue.next_available)
+        self._transports: dict[Connection, VsockTransport] = {}
+        self._connecting: dict[Connection, asyncio.Future[None]] = {}
+        self._listeners: dict[int, Listener] = {}
+        self._closed = asyncio.Event()
+        self._work_scheduled = False
+        self._unsent_replies = bytearray()
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._memory = ProcessMemory(self._pid)
+        self._socket.setblocking(False)
+        self._loop.add_reader(self._socket, self._guarded, self._read_socket)
+        self._loop.add_reader(self._memory.pidfd, self._guarded, self._memory.check_alive)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close(VsockError("the vsock device was closed"))
+
+    async def wait_closed(self) -> None:
+        """Wait until the device is closed, for whatever cause; ``failure`` tells it."""
+        await self._closed.wait()
+
+    async def connect(
+        self, port: int, timeout: float = CONNECT_TIMEOUT
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Open a stream to a port in the guest.
+
+        Raises VsockConnectError when the guest refuses, or does not answer within ``timeout`` seconds.
+        """
+        if self.failure is not None:
+            raise VsockConnectError(f"cannot connect to the guest's port {port}: {self.failure}")
+        connection = self.protocol.connect(port)
+        answered = self._connecting[connection] = self._loop.create_future()
+        reader, writer = self._new_stream(connection)
+        self.flush_soon()
+        try:
+            async with asyncio.timeout(timeout):
+                await answered
+        except TimeoutError:
+            writer.transport.abort()
+            raise VsockConnectError(f"the guest's port {port} did not answer within {timeout:g} s") from None
+        except ConnectionResetError as error:
+            raise VsockConnectError(f"cannot connect to the guest's port {port}: {error}") from None
+        except asyncio.CancelledError:
+            writer.transport.abort()
+            raise
+        finally:
+            self._connecting.pop(connection, None)
+        return reader, writer
+
+    @asynccontextmanager
+    async def listen(self, port: int, backlog: int = BACKLOG) -> AsyncGenerator[Listener]:
+        """Take the guest's connections to a port of the host while the block runs.
+
+        The guest's requests are refused while ``backlog`` streams wait. Raises VsockError when the port is taken.
+        """
+        if port in self._listeners:
+            raise VsockError(f"port {port} is listened on already")
+        listener = self._listeners[port] = Listener(backlog)
+        self.protocol.listening.add(port)
+        if self.failure is not None:
+            listener.fail(self.failure)
+        try:
+            yield listener
+        finally:
+            del self._listeners[port]
+            self.protocol.listening.discard(port)
+            listener.drop_waiting()
+
+    def flush_soon(self) -> None:
+        """For transports: send what wants to be sent, within this turn of the loop."""
+        if not self._work_scheduled and self.protocol.wants_to_send and self._rings:
+            self._work_scheduled = True
+            self._loop.call_soon(self._guarded, self._work)
+
+    def release(self, connection: Connection) -> None:
+        """For transports: no event will come for this connection any more."""
+        self._transports.pop(connection, None)
+
+    # Wake-ups
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Run a callback of the loop; what the guest or QEMU does wrong closes the device."""
+        if self.failure is not None:
+            return
+        try:
+            work()
+        except InterpreterError as error:
+            self._close(error)
+
+    def _read_socket(self) -> None:
+        while True:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self._socket, self._front_end.wanted, _MAX_DESCRIPTORS)
+            except BlockingIOError:
+                return
+            except ConnectionError as error:
+                raise MachineDied(f"the machine let go of its vsock device: {error}") from None
+            if not data:
+                raise MachineDied("the machine let go of its vsock device")
+            try:
+                for event in self._front_end.receive(data, descriptors):
+                    self._handle_front_end(event)
+            finally:
+                self._close_garbage()
+            if self.failure is not None:
+                return
+
+    def _kicked(self, ring: _Ring) -> None:
+        try:
+            os.read(ring.kick, 8)
+        except BlockingIOError:
+            return
+        self._work()
+
+    def _work(self) -> None:
+        self._work_scheduled = False
+        self._memory.check_alive()
+        more = self._take_transmitted()
+        self._fill_receive_ring()
+        if self.protocol.progressed:
+            progressed, self.protocol.progressed = self.protocol.progressed, set()
+            for connection in progressed:
+                if (transport := self._transports.get(connection)) is not None:
+                    transport.on_progress()
+        if more and not self._work_scheduled:
+            self._work_scheduled = True
+            self._loop.call_soon(self._guarded, self._work)
+
+    # Rings
+
+    def _take_transmitted(self) -> bool:
+        """Take packets of the guest's; True when there is more, which must wait for the loop's next turn."""
+        ring = self._rings.get(vhost_user.TRANSMIT_RING)
+        if ring is None:
+            return False
+        queue, protocol = ring.queue, self.protocol
+        for _ in range(_ROUNDS):
+            if protocol.replies_full:
+                # Taken up again by the work that follows the guest's next receive buffers.
+                return False
+            if not queue.chains and not queue.fetch() and not queue.want_kick():
+                return False
+            for header, payload in self._take_batch(ring):
+                protocol.receive(header, payload)
+            self._handle_events()
+        return True
+
+    def _take_batch(self, ring: _Ring) -> list[tuple[Header, bytes]]:
+        chains, spans, total = ring.queue.chains, arrays.array("Q"), 0
+        sizes: list[int] = []
+        used: list[tuple[int, int]] = []
+        while chains and (not total or total + chains[0].length <= _BATCH):
+            chain = chains.popleft()
+            spans.extend(chain.ranges)
+            total += chain.length
+            sizes.append(chain.length)
+            used.append((chain.head, 0))
+        if not used:
+            return []
+        view = self._memory.read(spans, total)
+        packets: list[tuple[Header, bytes]] = []
+        offset = 0
+        for size in sizes:
+            header = parse_header(view, offset)
+            if header.length > size - HEADER_SIZE:
+                raise GuestMisbehaved(f"a packet of {header.length} bytes in a buffer of {size - HEADER_SIZE}")
+            start = offset + HEADER_SIZE
+            packets.append((header, bytes(view[start : start + header.length])))
+            offset += size
+        ring.queue.put_used(used)
+        ring.call_guest()
+        return packets
+
+    def _fill_receive_ring(self) -> None:
+        ring = self._rings.get(vhost_user.RECEIVE_RING)
+        if ring is None:
+            return
+        queue, protocol = ring.queue, self.protocol
+        chains = queue.chains
+        was_full = protocol.replies_full
+        while protocol.wants_to_send:
+            if not chains and not queue.fetch():
+                if queue.want_kick():
+                    continue
+                break
+            out, spans, used = bytearray(), arrays.array("Q"), list[tuple[int, int]]()
+            while chains and len(out) < _BATCH:
+                chain = chains[0]
+                size = protocol.next_packet(min(chain.length - HEADER_SIZE, _MAX_DATA), out)
+                if not size:
+                    break
+                chains.popleft()
+                spans.extend(chain.first(size))
+                used.append((chain.head, size))
+            if used:
+                queue.put_used(used, out, spans)
+                ring.call_guest()
+        self._handle_events()
+        if was_full and not protocol.replies_full and not self._work_scheduled:
+            self._work_scheduled = True
+            self._loop.call_soon(self._guarded, self._work)
+
+    def _handle_events(self) -> None:
+        while self.protocol.events:
+            events, self.protocol.events = self.protocol.events, []
+            for event in events:
+                transport = self._transports.get(event.connection)
+                match event:
+                    case DataReceived():
+                        if transport is not None:
+                            transport.on_data(event.data)
+                    case Requested():
+                        self._answer_request(event.connection)
+                    case Established():
+                        if (answered := self._connecting.get(event.connection)) is not None and not answered.done():
+                            answered.set_result(None)
+                    case EndOfStream():
+                        if transport is not None:
+                            transport.on_eof()
+                    case ShutdownSent():
+                        if transport is not None:
+                            transport.on_shutdown_sent()
+                    case Closed():
+                        self._connection_closed(event)
+
+    def _connection_closed(self, event: Closed) -> None:
+        answered = self._connecting.get(event.connection)
+        if answered is not None and not answered.done():
+            answered.set_exception(ConnectionResetError(event.cause))
+        if (transport := self._transports.pop(event.connection, None)) is not None:
+            transport.on_closed(event.cause)
+
+    def _answer_request(self, connection: Connection) -> None:
+        listener = self._listeners.get(connection.local_port)
+        if listener is None or listener.full:
+            self.protocol.abort(connection)
+            return
+        self.protocol.accept(connection)
+        reader, writer = self._new_stream(connection)
+        listener.put(reader, writer, connection.peer_port)
+
+    def _new_stream(self, connection: Connection) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        transport = self._transports[connection] = VsockTransport(self._loop, self, connection)
+        reader = asyncio.StreamReader(limit=READ_LIMIT, loop=self._loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=self._loop)
+        transport.on_open(protocol)
+        return reader, asyncio.StreamWriter(transport, protocol, reader, self._loop)
+
+    # The front end
+
+    def _handle_front_end(self, event: vhost_user.Event) -> None:
+        match event:
+            case vhost_user.Reply():
+                self._send_reply(event.data)
+            case vhost_user.RingStarted():
+                self._start_ring(event)
+            case vhost_user.RingStopped():
+                ring = self._rings.pop(event.ring)
+                self._loop.remove_reader(ring.kick)
+                self._reset_streams("the guest's vsock device was stopped")
+            case vhost_user.CallChanged():
+                if (ring := self._rings.get(event.ring)) is not None:
+                    ring.call = event.call
+            case vhost_user.MemoryChanged():
+                for ring in self._rings.values():
+                    ring.queue.change_map(event.memory_map)
+
+    def _start_ring(self, event: vhost_user.RingStarted) -> None:
+        receive = event.ring == vhost_user.RECEIVE_RING
+        queue = Virtqueue(
+            self._memory,
+            event.memory_map,
+            event.layout,
+            base=event.base,
+            writable=receive,
+            min_chain=HEADER_SIZE + receive,
+            # A guest cannot send more at once than its credit; what it offers for receiving is its own affair.
+            max_chain=1 << 32 if receive else HEADER_SIZE + max(self.protocol.window, _MAX_DATA),
+            event_idx=vhost_user.Feature.EVENT_IDX in event.features,
+            indirect=vhost_user.Feature.INDIRECT_DESC in event.features,
+        )
+        os.set_blocking(event.kick, False)
+        if event.call is not None:
+            os.set_blocking(event.call, False)
+        ring = self._rings[event.ring] = _Ring(queue, event.kick, event.call)
+        if receive:
+            queue.suppress_kicks()
+        self._loop.add_reader(event.kick, self._guarded, lambda: self._kicked(ring))
+        # What was made available before now was kicked for on a descriptor that is gone.
+        self._loop.call_soon(self._guarded, self._work)
+
+    def _send_reply(self, data: bytes) -> None:
+        self._unsent_replies += data
+        self._flush_replies()
+
+    def _flush_replies(self) -> None:
+        try:
+            sent = self._socket.send(self._unsent_replies)
+        except BlockingIOError:
+            sent = 0
+        except ConnectionError as error:
+            raise MachineDied(f"the machine let go of its vsock device: {error}") from None
+        del self._unsent_replies[:sent]
+        if len(self._unsent_replies) > 64 * vhost_user.MAX_PAYLOAD:
+            raise VsockError("the machine asks and does not read the answers")
+        if self._unsent_replies:
+            self._loop.add_writer(self._socket, self._guarded, self._flush_replies)
+        else:
+            self._loop.remove_writer(self._socket)
+
+    def _close_garbage(self) -> None:
+        garbage, self._front_end.garbage = self._front_end.garbage, []
+        for descriptor in garbage:
+            os.close(descriptor)
+
+    # The end
+
+    def _reset_streams(self, cause: str) -> None:
+        self.protocol.reset(cause)
+        self._handle_events()
+
+    def _close(self, failure: InterpreterError) -> None:
+        if self.failure is not None:
+            return
+        self.failure = failure
+        for ring in self._rings.values():
+            self._loop.remove_reader(ring.kick)
+        self._loop.remove_reader(self._memory.pidfd)
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        # The rings' last indexes are of no use to anyone now, so nothing more touches the machine's memory.
+        self._front_end.close()
+        self._close_garbage()
+        self._rings.clear()
+        self._socket.close()
+        self._memory.close()
+        self._reset_streams(str(failure))
+        for listener in self._listeners.values():
+            listener.fail(failure)
+        self._closed.set()
