@@ -192,10 +192,12 @@ class Connection:
         self.state = State.CLOSING
 
     def consume(self, count: int) -> None:
-        """Give the guest credit for ``count`` received bytes. It is told when half of the window is consumed."""
+        """Give the guest credit for ``count`` received bytes. It is told when half of its window is consumed."""
         self._forwarded = (self._forwarded + count) & _COUNTER_MASK
-        if ((self._forwarded - self._announced) & _COUNTER_MASK) * 2 >= self.window:
-            self._update_due = self.state is not State.CLOSED
+        # Linux caps what it has in flight by its own buffer too, so that can be the smaller window of the two.
+        window = min(self.window, self._peer_buf_alloc)
+        if count and ((self._forwarded - self._announced) & _COUNTER_MASK) * 2 >= window:
+            self._update_due = self.state in (State.ESTABLISHED, State.CLOSING)
 
     # What the guest does.
 
