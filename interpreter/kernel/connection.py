@@ -61,6 +61,7 @@ class KernelConnection:
         self.codec = codec
         self._inboxes: dict[str, Inbox] = {}
         self._failure: InterpreterError | None = None
+        self._ended = False
 
     async def send(self, channel: str, message: Message) -> None:
         """Send a message on shell, control or stdin. Raises KernelDied and what else ended the connection."""
@@ -95,12 +96,23 @@ class KernelConnection:
                     if arrived_on == channel:
                         return reply
 
-    def fail(self, error: InterpreterError) -> None:
-        """End the connection for all that use it, with an error; the first one counts."""
+    def kernel_died(self, error: InterpreterError) -> None:
+        """Give an error to all who wait now and all who come, until the kernel is restarted."""
         if self._failure is None:
             self._failure = error
             for inbox in self._inboxes.values():
                 inbox.fail(error)
+
+    def kernel_restarted(self) -> None:
+        """There is a new kernel behind the same channels; who waited for the old one waits in vain."""
+        self.kernel_died(KernelDied("the kernel was restarted"))
+        if not self._ended:
+            self._failure = None
+
+    def end(self, error: InterpreterError) -> None:
+        """End the connection for good."""
+        self._ended = True
+        self.kernel_died(error)
 
     async def receive(self) -> None:
         """Take what comes until the stream ends; then everybody who waits is told."""
@@ -108,15 +120,15 @@ class KernelConnection:
             while True:
                 frame = await self._stream.receive()
                 if frame is None:
-                    self.fail(KernelDied("the kernel's relay ended"))
+                    self.end(KernelDied("the kernel's relay ended"))
                     return
                 if frame.kind is not Kind.MESSAGE:
                     raise GuestMisbehaved(f"the guest sent {frame.kind} among kernel messages")
                 await self._deliver(*_unpack(frame.body))
         except InterpreterError as error:
-            self.fail(error)
+            self.end(error)
         except OSError:
-            self.fail(KernelDied("the machine that the kernel runs in ended"))
+            self.end(KernelDied("the machine that the kernel runs in ended"))
 
     async def _deliver(self, channel: str, parts: list[bytes]) -> None:
         if channel == "hb":
@@ -137,7 +149,7 @@ async def connect_kernel(connect: Connect, *, key: bytes, session: str) -> Async
         finally:
             task.cancel()
             await asyncio.wait({task})
-            connection.fail(KernelDied("the session was closed"))
+            connection.end(KernelDied("the session was closed"))
 
 
 def _unpack(body: dict[str, Any]) -> tuple[str, list[bytes]]:

@@ -28,9 +28,14 @@ class MachineSpec:
     accelerator: Accelerator
 
     @property
+    def uses_kvm(self) -> bool:
+        """Whether the machine needs /dev/kvm."""
+        return self.accelerator is Accelerator.KVM
+
+    @property
     def cpu_model(self) -> str:
         """QEMU's -cpu argument."""
-        if self.accelerator is Accelerator.KVM:
+        if self.uses_kvm:
             return "host"
         # TCG runs `rep movsb` a byte at a time; without these flags the guest copies in larger steps.
         return "max,-erms,-fsrm"

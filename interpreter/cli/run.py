@@ -1,0 +1,71 @@
+"""``interpreter run``: code in a fresh session, outputs as they come."""
+
+import asyncio
+import getpass
+import sys
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from interpreter.cli.display import Display
+from interpreter.cli.source import Cell
+from interpreter.cli.terminal import EXIT_CODE_RAISED, print_json, step
+from interpreter.errors import ConfigurationError, ExecutionTimeout
+from interpreter.sessions.engine import Engine
+from interpreter.sessions.session import Session
+from interpreter.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What to run and how. ``timeout`` is in seconds, for all cells together."""
+
+    cells: list[Cell]
+    template: str
+    uploads: list[Path]
+    timeout: float | None
+    out: Path
+    json_lines: bool
+
+
+async def run(settings: Settings, request: RunRequest) -> int:
+    """Run the cells in one new session and return the exit code. Raises InterpreterError."""
+    for path in request.uploads:
+        if not path.is_file():
+            raise ConfigurationError(f"{path} is not a file that can be uploaded")
+    display = Display(request.out, json_lines=request.json_lines)
+    async with AsyncExitStack() as stack:
+        with step(f"restoring a session of {request.template}", quiet=request.json_lines):
+            engine = await stack.enter_async_context(Engine(settings))
+            session = await stack.enter_async_context(engine.session(template=request.template))
+        for path in request.uploads:
+            with step(f"uploading {path.name}", quiet=request.json_lines):
+                await session.upload(path, path.name)
+        return await _run_cells(session, request, display)
+
+
+async def _run_cells(session: Session, request: RunRequest, display: Display) -> int:
+    loop = asyncio.get_running_loop()
+    deadline = None if request.timeout is None else loop.time() + request.timeout
+    for cell in request.cells:
+        left = None if deadline is None else deadline - loop.time()
+        if left is not None and left <= 0:
+            raise ExecutionTimeout(f"the code did not end within {request.timeout:g} s")
+        execution = session.execute(
+            cell.code, timeout=left, on_input=_ask if sys.stdin.isatty() and not request.json_lines else None
+        )
+        async for output in execution:
+            display.show(output)
+        result = await execution.result()
+        if request.json_lines:
+            status = {"status": result.status, "execution_count": result.execution_count, "cell": cell.number}
+            print_json({"type": "result", **status})
+        if result.status != "ok":
+            return EXIT_CODE_RAISED
+    return 0
+
+
+async def _ask(prompt: str, password: bool) -> str:
+    if password:
+        return await asyncio.to_thread(getpass.getpass, prompt)
+    return await asyncio.to_thread(input, prompt)

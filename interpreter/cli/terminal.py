@@ -1,0 +1,92 @@
+"""What every command shares: how it runs, how it tells an error, and where it prints."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import sys
+from collections.abc import Coroutine, Generator
+from typing import Any, Final, TypeVar
+
+import structlog
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from interpreter.errors import ExecutionTimeout, InterpreterError
+
+EXIT_CODE_RAISED: Final = 1
+EXIT_FAILED: Final = 3
+"""Something of the service's own went wrong; 2 is typer's, for wrong arguments."""
+EXIT_TIMEOUT: Final = 124
+EXIT_INTERRUPTED: Final = 130
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+T = TypeVar("T")
+
+
+def run_command(main: Coroutine[Any, Any, T], *, json_output: bool) -> T:
+    """Run a command to its end. An error of ours becomes one message and an exit code, never a traceback.
+
+    SIGTERM ends it as Ctrl-C does: what it opened is closed first.
+    """
+    _configure_logging()
+    try:
+        with asyncio.Runner() as runner:
+            return runner.run(_until_terminated(main))
+    except ExecutionTimeout as error:
+        _tell(error, json_output=json_output)
+        raise typer.Exit(EXIT_TIMEOUT) from None
+    except InterpreterError as error:
+        _tell(error, json_output=json_output)
+        raise typer.Exit(EXIT_FAILED) from None
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        err.print("[yellow]Interrupted.[/] Nothing is left running.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def print_json(value: object) -> None:
+    """One line of JSON on standard output."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def step(text: str, *, quiet: bool = False) -> Generator[None]:
+    """Show on standard error that something is under way, with a spinner on a terminal."""
+    if quiet or not err.is_terminal:
+        yield
+        return
+    with err.status(escape(text)):
+        yield
+
+
+def _tell(error: InterpreterError, *, json_output: bool) -> None:
+    if json_output:
+        print_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
+        return
+    err.print(f"[bold red]error[/] ({error.code}): {escape(error.message)}")
+    if error.hint:
+        err.print(f"  {escape(error.hint)}")
+
+
+async def _until_terminated(main: Coroutine[Any, Any, T]) -> T:
+    task = asyncio.ensure_future(main)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        return await task
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+def _configure_logging() -> None:
+    # The library's own chatter (qemu.qmp logs every lost connection) is for a service's log, not for a terminal.
+    logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

@@ -1,0 +1,1 @@
+"""Sessions: a machine restored from a template, with its kernel, its files and its streams."""

@@ -1,0 +1,105 @@
+"""The engine: loaded templates and the sessions that are restored from them, in this process."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from interpreter.errors import InterpreterError, KernelDied
+from interpreter.kernel.control import Event
+from interpreter.sessions.renewal import Renewal
+from interpreter.sessions.restore import restore_guest
+from interpreter.sessions.session import Session
+from interpreter.settings import Settings, load_settings
+from interpreter.templates.loaded import LoadedTemplate, load_template
+from interpreter.templates.rootfs import Progress
+from interpreter.vm.accelerator import AcceleratorAnswer, choose_accelerator
+
+log = structlog.get_logger(__name__)
+
+DEFAULT_TEMPLATE = "python-data"
+
+
+class Engine:
+    """Restores sessions. An async context manager; leaving it ends all of its sessions.
+
+    ``async with Engine() as engine, engine.session(template="base") as session: ...``
+    """
+
+    def __init__(self, settings: Settings | None = None, *, progress: Progress | None = None) -> None:
+        self.settings = settings or load_settings()
+        self._progress = progress or (lambda text: log.warning("template", progress=text))
+        self._stack = AsyncExitStack()
+        self._templates: dict[str, asyncio.Task[LoadedTemplate]] = {}
+        self._accelerator: AcceleratorAnswer | None = None
+
+    async def __aenter__(self) -> Self:
+        self._accelerator = await choose_accelerator(self.settings)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    @property
+    def accelerator(self) -> AcceleratorAnswer:
+        """What machines run on here, and why."""
+        if self._accelerator is None:
+            raise RuntimeError("the engine is used before `async with`")
+        return self._accelerator
+
+    async def load(self, template: str) -> LoadedTemplate:
+        """Check a built template and load its memory, once; sessions of it then start in a fraction of a second.
+
+        Raises TemplateNotFound, SnapshotDamaged, DiskFull.
+        """
+        if template not in self._templates:
+            self._templates[template] = asyncio.create_task(self._load(template))
+        task = self._templates[template]
+        try:
+            return await asyncio.shield(task)
+        except InterpreterError:
+            self._templates.pop(template, None)
+            raise
+
+    @asynccontextmanager
+    async def session(
+        self, template: str = DEFAULT_TEMPLATE, *, environment: dict[str, str] | None = None
+    ) -> AsyncGenerator[Session]:
+        """Restore a session and hold it until the block is left.
+
+        Raises TemplateNotFound, SnapshotDamaged, MachineStartFailed, GuestUnresponsive, DiskFull.
+        """
+        loaded = await self.load(template)
+        session_id = str(uuid.uuid4())
+        renewal = Renewal(hostname=f"session-{session_id[:8]}", environment=environment or {})
+        holder: list[Session] = []
+
+        def on_event(event: Event) -> None:
+            for session in holder:
+                session.on_agent_event(event)
+
+        def on_end(error: InterpreterError) -> None:
+            for session in holder:
+                session.end(error)
+
+        async with restore_guest(self.settings, loaded, renewal, on_event=on_event, on_end=on_end) as guest:
+            session = Session(session_id, template, guest)
+            holder.append(session)
+            log.info("session started", session=session_id, template=template, **guest.timings.marks)
+            try:
+                yield session
+            finally:
+                # From here on the machine's end is no news.
+                holder.clear()
+                session.end(KernelDied("the session was closed"))
+        log.info("session stopped", session=session_id)
+
+    async def _load(self, template: str) -> LoadedTemplate:
+        context = load_template(self.settings, template, self.accelerator.accelerator, self._progress)
+        return await self._stack.enter_async_context(context)

@@ -1,0 +1,151 @@
+"""From a template's snapshot to a guest that is connected and renewed: the way of every session."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from interpreter.errors import GuestUnresponsive, InterpreterError, MachineDied
+from interpreter.kernel.connection import KernelConnection, connect_kernel
+from interpreter.kernel.control import AgentControl, Event, integer, serve_control
+from interpreter.sessions.renewal import CLOCK_TOLERANCE_NS, Renewal
+from interpreter.sessions.scratch import copy_scratch
+from interpreter.settings import Settings
+from interpreter.templates.loaded import LoadedTemplate
+from interpreter.vm.command import MachineFiles
+from interpreter.vm.jail import new_jail
+from interpreter.vm.machine import Machine, MachineStart
+from interpreter.vm.programs import find_program
+from interpreter.vm.snapshot import restore_machine
+from interpreter.vsock.backend import VsockDevice
+from kernel_guest.frames import CONTROL_PORT
+
+_FIRST_CID = 3
+_LAST_CID = 0xFFFFFFFE
+_DOORBELL = b"!"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """When a restore got how far, in seconds from its start."""
+
+    marks: dict[str, float] = field(default_factory=dict[str, float])
+    started: float = field(default_factory=time.monotonic)
+
+    def mark(self, name: str) -> None:
+        """Note that ``name`` is done now."""
+        self.marks[name] = time.monotonic() - self.started
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredGuest:
+    """A guest that runs, is connected and shares nothing with its clones."""
+
+    machine: Machine
+    vsock: VsockDevice
+    control: AgentControl
+    connection: KernelConnection
+    timings: Timings
+
+
+@asynccontextmanager
+async def restore_guest(
+    settings: Settings,
+    template: LoadedTemplate,
+    renewal: Renewal,
+    *,
+    on_event: Callable[[Event], None],
+    on_end: Callable[[InterpreterError], None],
+) -> AsyncGenerator[RestoredGuest]:
+    """Restore a guest and hold it until the block is left.
+
+    ``on_event`` gets what the agent tells unasked; ``on_end`` why the machine, its vsock device or its agent
+    ended by itself. Raises MachineStartFailed, GuestUnresponsive, GuestMisbehaved, DiskFull.
+    """
+    timings = Timings()
+    async with AsyncExitStack() as stack:
+        scratch = await stack.enter_async_context(copy_scratch(template.scratch, settings.scratch_home))
+        timings.mark("scratch")
+        start = MachineStart(
+            spec=template.spec,
+            files=MachineFiles(template.memory, template.rootfs, scratch),
+            jail=new_jail(settings.jail_uid, kvm=template.spec.uses_kvm),
+            qemu=find_program(settings.qemu),
+            arguments=[],
+        )
+        machine = await stack.enter_async_context(restore_machine(start, template.devices))
+        timings.mark("loaded")
+        cid = secrets.randbelow(_LAST_CID - _FIRST_CID) + _FIRST_CID
+        vsock = await stack.enter_async_context(VsockDevice(machine.vsock, pid=machine.pid, guest_cid=cid))
+        listener = await stack.enter_async_context(vsock.listen(CONTROL_PORT))
+        try:
+            async with asyncio.timeout(settings.restore_timeout):
+                await machine.plug_vsock()
+                timings.mark("plugged")
+                machine.doorbell.send(_DOORBELL)
+                await machine.run()
+                timings.mark("running")
+                reader, writer, _ = await _unless_ended(machine, vsock, listener.accept())
+                timings.mark("connected")
+                control = await stack.enter_async_context(serve_control(reader, writer, on_event, on_end))
+                await _renew(control, renewal, settings.restore_timeout)
+                timings.mark("renewed")
+                connection = await stack.enter_async_context(
+                    connect_kernel(vsock.connect, key=renewal.key, session=renewal.session)
+                )
+                timings.mark("kernel")
+        except TimeoutError:
+            raise GuestUnresponsive(
+                f"the restored guest did not answer within {settings.restore_timeout:g} s",
+                hint="On a very busy machine raise INTERPRETER_RESTORE_TIMEOUT",
+            ) from None
+        watchers = [
+            asyncio.create_task(_watch_machine(machine, on_end)),
+            asyncio.create_task(_watch_vsock(vsock, on_end)),
+        ]
+        try:
+            yield RestoredGuest(machine, vsock, control, connection, timings)
+        finally:
+            for watcher in watchers:
+                watcher.cancel()
+            await asyncio.wait(watchers)
+
+
+async def _renew(control: AgentControl, renewal: Renewal, timeout: float) -> None:
+    answer = await control.call("renew", timeout=timeout, **renewal.arguments())
+    # The time travelled with the call; on a slow guest that took long enough to matter, so look again.
+    offset = integer(answer, "clock_ns") - time.time_ns()
+    for _ in range(3):
+        if abs(offset) <= CLOCK_TOLERANCE_NS:
+            break
+        offset = await control.set_clock(timeout=timeout)
+
+
+async def _unless_ended(machine: Machine, vsock: VsockDevice, waiting: Coroutine[Any, Any, T]) -> T:
+    """Wait for something that can only come while the machine lives. Raises MachineDied, GuestMisbehaved."""
+    task = asyncio.ensure_future(waiting)
+    ends = [asyncio.ensure_future(machine.wait_ended()), asyncio.ensure_future(vsock.wait_closed())]
+    try:
+        await asyncio.wait([task, *ends], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise vsock.failure or MachineDied("the machine ended while it was restored")
+    finally:
+        for other in (task, *ends):
+            other.cancel()
+        await asyncio.wait([task, *ends])
+
+
+async def _watch_machine(machine: Machine, on_end: Callable[[InterpreterError], None]) -> None:
+    words = await machine.wait_ended()
+    on_end(MachineDied(f"the machine ended: {words}"))
+
+
+async def _watch_vsock(vsock: VsockDevice, on_end: Callable[[InterpreterError], None]) -> None:
+    await vsock.wait_closed()
+    on_end(vsock.failure or MachineDied("the machine's vsock device was closed"))

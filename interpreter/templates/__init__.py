@@ -1,0 +1,1 @@
+"""Templates: definitions, the builder, and built templates with their snapshots."""

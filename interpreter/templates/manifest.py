@@ -1,0 +1,132 @@
+"""What is known of a built template: ``manifest.json`` for its files, ``snapshot.json`` for the snapshot beside it."""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from interpreter.errors import SnapshotDamaged
+from interpreter.settings import Accelerator
+from interpreter.templates.definition import Definition, Template
+from interpreter.templates.rootfs import builder_sources
+from interpreter.vm.command import MACHINE_TYPE, MachineSpec
+
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.json"
+SNAPSHOT_MANIFEST: Final = "snapshot.json"
+
+
+class FileRecord(BaseModel):
+    """One built file."""
+
+    model_config = ConfigDict(frozen=True)
+
+    size: int
+    sha256: str
+
+
+class Conditions(BaseModel):
+    """What a snapshot is bound to: under any other QEMU, accelerator or processor it is not loaded."""
+
+    model_config = ConfigDict(frozen=True)
+
+    qemu_version: str
+    accelerator: Accelerator
+    cpu_model: str
+    machine: str
+    memory_mb: int
+    cpus: int
+
+    def differences(self, other: "Conditions") -> str:
+        """What differs, for a message to the user."""
+        mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
+        return ", ".join(f"{key}: {mine[key]} is now {theirs[key]}" for key in mine if mine[key] != theirs[key])
+
+
+class Snapshot(BaseModel):
+    """``snapshot.json``."""
+
+    conditions: Conditions
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    boot_seconds: float
+    """From power-on to a warm kernel."""
+    files: dict[str, FileRecord]
+
+
+class Manifest(BaseModel):
+    """``manifest.json``."""
+
+    format: int = FORMAT
+    name: str
+    content_hash: str
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    definition: Definition
+    kernel_version: str
+    apt_packages: dict[str, str]
+    python_packages: dict[str, str]
+    build_seconds: dict[str, float]
+    files: dict[str, FileRecord]
+
+    def spec(self, accelerator: Accelerator) -> MachineSpec:
+        """The machine that this template runs on."""
+        return MachineSpec(self.definition.memory_mb, self.definition.cpus, accelerator)
+
+
+def conditions_of(spec: MachineSpec, qemu_version: str) -> Conditions:
+    """What a snapshot made now would be bound to."""
+    cpu_model = spec.cpu_model
+    if spec.accelerator is Accelerator.KVM:
+        cpu_model = f"{cpu_model} ({_host_processor()})"
+    return Conditions(
+        qemu_version=qemu_version,
+        accelerator=spec.accelerator,
+        cpu_model=cpu_model,
+        machine=MACHINE_TYPE,
+        memory_mb=spec.memory_mb,
+        cpus=spec.cpus,
+    )
+
+
+def content_hash(template: Template) -> str:
+    """What a template is made of, as one SHA-256: its definition and everything of ours that goes into it."""
+    digest = hashlib.sha256(template.definition.model_dump_json().encode())
+    parts = [template.requirements, template.warmup, *(path.read_bytes() for path in builder_sources())]
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()
+
+
+def record_file(path: Path) -> FileRecord:
+    """Size and hash of a file. Blocks."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    return FileRecord(size=path.stat().st_size, sha256=digest.hexdigest())
+
+
+T = TypeVar("T", Manifest, Snapshot)
+
+
+def read_json(kind: type[T], path: Path) -> T:
+    """Read a manifest. Raises SnapshotDamaged when it is not one, FileNotFoundError."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise SnapshotDamaged(f"{path} is damaged: {where} {fault['msg']}", hint="Build the template again") from None
+
+
+def write_json(value: BaseModel, path: Path) -> None:
+    """Write a manifest."""
+    path.write_text(json.dumps(value.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+
+
+def _host_processor() -> str:
+    wanted = ("model name", "stepping", "microcode", "flags")
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n", 1)[0].splitlines()
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    about = hashlib.sha256("|".join(fields.get(key, "") for key in wanted).encode()).hexdigest()[:12]
+    return f"{fields.get('model name', 'unknown')}, {about}"

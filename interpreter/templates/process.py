@@ -1,0 +1,72 @@
+"""Programs that a build runs: in a session of their own, ended as a whole when the build is."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import shutil
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from interpreter.errors import DiskFull, ProgramMissing, TemplateBuildFailed
+
+DEBIAN_PACKAGES: Final = {
+    "mmdebstrap": "mmdebstrap",
+    "mksquashfs": "squashfs-tools",
+    "mkfs.ext4": "e2fsprogs",
+}
+_LINES_KEPT: Final = 15
+_TERM_SECONDS: Final = 20.0
+
+
+def require(program: str) -> str:
+    """The program's path. Raises ProgramMissing that names Debian's package."""
+    # mkfs.ext4 lies in /usr/sbin, which is not on everybody's path.
+    path = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if path is None:
+        raise ProgramMissing(
+            f"{program} is not installed", hint=f"Install it: apt-get install {DEBIAN_PACKAGES[program]}"
+        )
+    return path
+
+
+async def run_program(command: Sequence[str | Path], *, step: str, stdin: int = asyncio.subprocess.DEVNULL) -> None:
+    """Run a program to its end. Raises TemplateBuildFailed with its last lines, DiskFull.
+
+    Cancelled, it asks the program's whole session to end and waits until it has cleaned up after itself.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *map(str, command),
+        stdin=stdin,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+        start_new_session=True,
+    )
+    lines: list[str] = []
+    try:
+        assert process.stdout is not None  # noqa: S101  (asked for above)
+        while line := await process.stdout.readline():
+            lines = [*lines[1 - _LINES_KEPT :], line.decode(errors="replace").rstrip()]
+        status = await process.wait()
+    except BaseException:
+        await _end(process)
+        raise
+    if status != 0:
+        text = "\n".join(lines)
+        if os.strerror(errno.ENOSPC) in text:
+            raise DiskFull(f"no room is left ({step})", hint="Free some, or move INTERPRETER_HOME")
+        raise TemplateBuildFailed(f"{step} failed with status {status}:\n{text}", hint="Mend the cause and build again")
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    # mmdebstrap unmounts and removes what it made when it is asked to end; killed, it could not.
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, sign)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_TERM_SECONDS):
+                await process.wait()
+                return

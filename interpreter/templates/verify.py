@@ -1,0 +1,51 @@
+"""Checks built files against their hashes, before their first use and again whenever they were touched.
+
+Hashing hundreds of megabytes on each restore would cost more than the restore. So what was checked is kept with
+the file's identity (device, inode, size and both times); every write changes one of these.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Final, cast
+
+from interpreter.errors import SnapshotDamaged
+from interpreter.templates.manifest import FileRecord, record_file
+
+_CHECKED: Final = ".checked.json"
+
+
+def verify_files(folder: Path, records: dict[str, FileRecord], *, hint: str) -> None:
+    """Check the files of a folder. Blocks. Raises SnapshotDamaged naming the first file that is not as built."""
+    checked = _read_checked(folder)
+    now: dict[str, list[int]] = {}
+    for name, record in records.items():
+        path = folder / name
+        try:
+            identity = _identity(path)
+        except FileNotFoundError:
+            raise SnapshotDamaged(f"{path} is missing", hint=hint) from None
+        if checked.get(name) != identity:
+            found = record_file(path)
+            if found.size != record.size:
+                raise SnapshotDamaged(f"{path} has {found.size} bytes, it was built with {record.size}", hint=hint)
+            if found.sha256 != record.sha256:
+                raise SnapshotDamaged(f"{path} was altered after it was built", hint=hint)
+        now[name] = identity
+    if now != checked:
+        written = folder / f"{_CHECKED}.{os.getpid()}"
+        written.write_text(json.dumps(now), encoding="utf-8")
+        written.replace(folder / _CHECKED)
+
+
+def _identity(path: Path) -> list[int]:
+    state = path.stat()
+    return [state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+
+
+def _read_checked(folder: Path) -> dict[str, Any]:
+    try:
+        value: Any = json.loads((folder / _CHECKED).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}

@@ -1,0 +1,311 @@
+"""The agent: answers the host's calls on the control stream and serves the streams that the host opens."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import zmq
+
+from kernel_guest import files, system
+from kernel_guest.frames import CHANNELS, VERSION, Frame, FrameDecoder, FrameError, Kind, decode, encode
+from kernel_guest.processes import KernelIdentity, KernelProcess, Zygote
+from kernel_guest.relay import Relay, channel_path, splice
+
+_READ = 64 * 1024
+_MAX_STREAMS = 256
+_MAX_OPEN = 64 * 1024
+
+
+class Refused(Exception):
+    """A request that is refused, with a code that the host knows."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Host(Protocol):
+    """What a renewal changes outside of the kernel process."""
+
+    def renew(self, call: dict[str, Any]) -> None:
+        """Entropy, clock and names."""
+        ...
+
+    def set_clock(self, clock_ns: int) -> int:
+        """Set the wall clock; returns what it shows then."""
+        ...
+
+
+class GuestSystem:
+    """The guest's own system."""
+
+    def renew(self, call: dict[str, Any]) -> None:
+        """Entropy first: all that comes after may draw from it."""
+        system.add_entropy(call["entropy"])
+        system.set_clock(call["clock_ns"])
+        system.set_names(call["hostname"], call["machine_id"])
+
+    def set_clock(self, clock_ns: int) -> int:
+        """Set the wall clock; returns what it shows then."""
+        return system.set_clock(clock_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where things are: the kernel's sockets, the home folder, and whose files they are (None: the agent's own)."""
+
+    kernel: Path
+    home: Path
+    user: int | None
+
+
+class Agent:
+    """One kernel, the streams to it, and the control stream to the host."""
+
+    def __init__(self, host: Host, places: Places, zygote: Zygote) -> None:
+        self._host = host
+        self._places = places
+        self._zygote = zygote
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._identity = KernelIdentity(os.urandom(32).hex().encode(), os.urandom(16).hex(), {})
+        self._kernel: KernelProcess | None = None
+        self._relays: set[Relay] = set()
+        self._streams: set[asyncio.Task[None]] = set()
+        self._control: asyncio.StreamWriter | None = None
+        self.renewed = False
+
+    @property
+    def key(self) -> bytes:
+        """The key that the kernel's messages are signed with."""
+        return self._identity.key
+
+    async def start_kernel(self) -> int:
+        """Start the kernel and wait until it takes messages; returns its process id."""
+        kernel = await self._zygote.fork(self._places.kernel, self._identity)
+        self._kernel = kernel
+        kernel.exited.add_done_callback(lambda exited: self._kernel_exited(kernel, exited.result()))
+        for relay in self._relays:
+            relay.connect()
+        for relay in list(self._relays):
+            await relay.welcomed()
+        self._tell({"event": "kernel_started", "pid": kernel.pid})
+        return kernel.pid
+
+    async def freeze(self) -> None:
+        """Tell the kernel that what it has now will be in every clone."""
+        await self._running().freeze()
+
+    def forget_host(self) -> None:
+        """A new host is there (the machine was restored): every old stream ends, and renewal is due."""
+        self.renewed = False
+        for task in self._streams:
+            task.cancel()
+
+    async def control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve the control stream until it ends."""
+        self._control = writer
+        self._tell({"event": "hello", "version": VERSION})
+        decoder = FrameDecoder()
+        calls: set[asyncio.Task[None]] = set()
+        try:
+            while data := await reader.read(_READ):
+                for frame in decoder.feed(data):
+                    task = asyncio.create_task(self._answer(writer, frame))
+                    calls.add(task)
+                    task.add_done_callback(calls.discard)
+        except (FrameError, ConnectionError):
+            # What speaks no frames is not the host; the stream is closed.
+            return
+        finally:
+            for task in calls:
+                task.cancel()
+            if self._control is writer:
+                self._control = None
+            writer.close()
+
+    def serve(self, connection: socket.socket) -> None:
+        """Take a stream that the host has opened."""
+        if len(self._streams) >= _MAX_STREAMS:
+            connection.close()
+            return
+        task = asyncio.create_task(self._serve(connection))
+        self._streams.add(task)
+        task.add_done_callback(self._streams.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        with connection, contextlib.suppress(ConnectionError, FrameError):
+            frame = await _first_frame(connection)
+            try:
+                if frame.kind is not Kind.OPEN:
+                    raise Refused("bad_request", "a stream begins with OPEN")
+                if not self.renewed:
+                    raise Refused("not_renewed", "this guest has not been renewed since it was restored")
+                await self._open(connection, frame.body)
+            except (Refused, files.FileRefused) as error:
+                body = {"code": error.code, "message": str(error)}
+                await asyncio.get_running_loop().sock_sendall(connection, encode(Frame(Kind.ERROR, body)))
+                await _discard(connection)
+            finally:
+                # Wakes a thread that still waits on it when this task was cancelled.
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    async def _open(self, connection: socket.socket, body: dict[str, Any]) -> None:
+        match body:
+            case {"service": "kernel", "identity": bytes(identity)}:
+                await self._relay(connection, identity)
+            case {"service": "splice", "channel": str(channel)} if channel in CHANNELS:
+                reader, writer = await asyncio.open_connection(sock=connection)
+                writer.write(encode(Frame(Kind.OK)))
+                await splice(channel_path(self._places.kernel, channel), reader, writer)
+            case {"service": "put", "path": str(path), "size": int() | None as size, "mode": int(mode)}:
+                await self._put(connection, self._path(path), size, mode)
+            case {"service": "get", "path": str(path)}:
+                await self._get(connection, self._path(path))
+            case _:
+                raise Refused("bad_request", f"there is no service {body.get('service')!r} with these arguments")
+
+    async def _relay(self, connection: socket.socket, identity: bytes) -> None:
+        self._running()
+        reader, writer = await asyncio.open_connection(sock=connection)
+        relay = Relay(self._context, self._places.kernel, reader, writer)
+        self._relays.add(relay)
+        try:
+            await relay.run(identity, lambda: writer.write(encode(Frame(Kind.OK))))
+        finally:
+            self._relays.discard(relay)
+            writer.close()
+
+    async def _put(self, connection: socket.socket, path: Path, size: int | None, mode: int) -> None:
+        await asyncio.get_running_loop().sock_sendall(connection, encode(Frame(Kind.OK)))
+        connection.setblocking(True)
+
+        def receive() -> int:
+            with files.rights_of(self._places.user):
+                return files.receive_file(connection, path, size=size, mode=mode)
+
+        try:
+            received = await asyncio.to_thread(receive)
+        finally:
+            connection.setblocking(False)
+        await asyncio.get_running_loop().sock_sendall(connection, encode(Frame(Kind.OK, {"size": received})))
+
+    async def _get(self, connection: socket.socket, path: Path) -> None:
+        def send() -> None:
+            with files.rights_of(self._places.user):
+                descriptor, about = files.open_file(path)
+            try:
+                connection.setblocking(True)
+                connection.sendall(encode(Frame(Kind.OK, about)))
+                files.send_file(descriptor, connection, about["size"])
+            finally:
+                os.close(descriptor)
+
+        await asyncio.to_thread(send)
+        connection.setblocking(False)
+        # The host closes when it has all: a close of ours with bytes still under way would reset the stream.
+        await _discard(connection)
+
+    async def _answer(self, writer: asyncio.StreamWriter, frame: Frame) -> None:
+        number = frame.body.get("id")
+        try:
+            if frame.kind is not Kind.CALL:
+                raise Refused("bad_request", "the control stream takes calls")
+            answer = await self._call(frame.body)
+            writer.write(encode(Frame(Kind.OK, {"id": number, **answer})))
+        except Refused as error:
+            writer.write(encode(Frame(Kind.ERROR, {"id": number, "code": error.code, "message": str(error)})))
+        except (OSError, TimeoutError) as error:
+            body = {"id": number, "code": "io_error", "message": f"{type(error).__name__}: {error}"}
+            writer.write(encode(Frame(Kind.ERROR, body)))
+
+    async def _call(self, call: dict[str, Any]) -> dict[str, Any]:
+        operation = call.get("op")
+        if operation == "renew":
+            return await self._renew(call)
+        if not self.renewed:
+            raise Refused("not_renewed", "this guest has not been renewed since it was restored")
+        match operation:
+            case "clock":
+                return {"clock_ns": self._host.set_clock(int(call["clock_ns"]))}
+            case "ping":
+                return {}
+            case "interrupt":
+                self._running().interrupt()
+                return {}
+            case "restart":
+                return {"pid": await self._restart()}
+            case "power_off":
+                system.restart_machine()
+                return {}
+            case _:
+                raise Refused("bad_request", f"there is no operation {operation!r}")
+
+    async def _renew(self, call: dict[str, Any]) -> dict[str, Any]:
+        try:
+            identity = KernelIdentity(call["key"], call["session"], dict(call["env"]))
+            self._host.renew(call)
+        except (KeyError, TypeError, ValueError) as error:
+            raise Refused("bad_request", f"renew lacks something: {error!r}") from error
+        self._identity = identity
+        await self._running().renew(identity)
+        self.renewed = True
+        return {"clock_ns": time.time_ns()}
+
+    async def _restart(self) -> int:
+        if self._kernel is not None:
+            await self._kernel.kill()
+        return await self.start_kernel()
+
+    def _running(self) -> KernelProcess:
+        if self._kernel is None:
+            raise Refused("no_kernel", "the kernel has died; restart it")
+        return self._kernel
+
+    def _kernel_exited(self, kernel: KernelProcess, status: int) -> None:
+        kernel.close()
+        if self._kernel is kernel:
+            self._kernel = None
+        for relay in self._relays:
+            relay.disconnect()
+        self._tell({"event": "kernel_exited", "pid": kernel.pid, "status": status})
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        if self._control is not None:
+            self._control.write(encode(Frame(Kind.EVENT, event)))
+
+    def _path(self, path: str) -> Path:
+        if not path or "\0" in path:
+            raise Refused("bad_request", "a path is needed")
+        return self._places.home / path
+
+
+async def _first_frame(connection: socket.socket) -> Frame:
+    """The frame that a stream begins with; nothing past it is read. Raises FrameError, ConnectionResetError."""
+    length = int.from_bytes(await _exactly(connection, 4), "big")
+    if length > _MAX_OPEN:
+        raise FrameError("the first frame is too long")
+    return decode(await _exactly(connection, length))
+
+
+async def _exactly(connection: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        piece = await asyncio.get_running_loop().sock_recv(connection, count - len(data))
+        if not piece:
+            raise ConnectionResetError("the stream ended before it was opened")
+        data += piece
+    return data
+
+
+async def _discard(connection: socket.socket) -> None:
+    # Closing with bytes unread would reset the stream, and the host might not see the answer before that.
+    connection.shutdown(socket.SHUT_WR)
+    while await asyncio.get_running_loop().sock_recv(connection, _READ):
+        continue

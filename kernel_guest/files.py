@@ -1,0 +1,123 @@
+"""Files in and out, over blocking sockets in a thread: a fixed buffer, never the whole file.
+
+The agent is root, the files are the user's. So each thread takes the user's rights on files (setfsuid(2), which
+counts for one thread) while it works: a link that the user made leads nowhere that the user could not go.
+"""
+
+import ctypes
+import errno
+import os
+import secrets
+import socket
+import stat
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_BUFFER = 256 * 1024
+_CODES = {
+    errno.ENOENT: "not_found",
+    errno.EISDIR: "is_a_directory",
+    errno.ENOSPC: "no_space",
+    errno.EDQUOT: "no_space",
+    errno.EFBIG: "no_space",
+    errno.EACCES: "permission",
+    errno.EPERM: "permission",
+    errno.EROFS: "permission",
+}
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class FileRefused(Exception):
+    """A request about a file that is refused, with the code that the host knows."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+    @classmethod
+    def of(cls, error: OSError) -> "FileRefused":
+        """What an error of the system comes to."""
+        return cls(_CODES.get(error.errno or 0, "io_error"), error.strerror or "it failed")
+
+
+@contextmanager
+def rights_of(user: int | None) -> Generator[None]:
+    """Use the files of ``user`` with that user's rights in this thread; None changes nothing."""
+    if user is None:
+        yield
+        return
+    # The group first, while this thread may still change it.
+    _LIBC.setfsgid(user)
+    _LIBC.setfsuid(user)
+    try:
+        yield
+    finally:
+        _LIBC.setfsuid(0)
+        _LIBC.setfsgid(0)
+
+
+def receive_file(source: socket.socket, target: Path, *, size: int | None, mode: int) -> int:
+    """Write what ``source`` sends until its end to ``target``, whole or not at all. Blocks. Raises FileRefused."""
+    try:
+        if target.is_dir():
+            raise FileRefused("is_a_directory", f"{target} is a folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.parent / f".{target.name[:80]}.{secrets.token_hex(4)}.part"
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            received = _copy_in(source, descriptor)
+            if size is not None and received != size:
+                raise FileRefused("size_mismatch", f"{received} bytes came, {size} were announced")
+            os.fchmod(descriptor, mode & 0o777)
+            # Through links, as a shell's redirection would go.
+            partial.rename(target.resolve() if target.is_symlink() else target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise FileRefused.of(error) from error
+    return received
+
+
+def open_file(path: Path) -> tuple[int, dict[str, Any]]:
+    """Open a regular file for reading: its descriptor, and its size, mode and time. Raises FileRefused."""
+    try:
+        # O_NONBLOCK: opening a pipe would wait for its other end.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise FileRefused.of(error) from error
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode):
+        os.close(descriptor)
+        folder = stat.S_ISDIR(about.st_mode)
+        raise FileRefused("is_a_directory" if folder else "not_a_file", f"{path} is not a regular file")
+    return descriptor, {"size": about.st_size, "mode": stat.S_IMODE(about.st_mode), "mtime_ns": about.st_mtime_ns}
+
+
+def send_file(descriptor: int, target: socket.socket, size: int) -> None:
+    """Send ``size`` bytes of an open file, fewer when it has become shorter. Blocks. Raises OSError."""
+    buffer = memoryview(bytearray(_BUFFER))
+    while size:
+        count = os.readv(descriptor, [buffer[: min(size, _BUFFER)]])
+        if count == 0:
+            return
+        target.sendall(buffer[:count])
+        size -= count
+
+
+def _copy_in(source: socket.socket, descriptor: int) -> int:
+    received = 0
+    buffer = memoryview(bytearray(_BUFFER))
+    while count := source.recv_into(buffer):
+        _write_all(descriptor, buffer[:count])
+        received += count
+    return received
+
+
+def _write_all(descriptor: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]

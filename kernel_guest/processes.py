@@ -1,0 +1,182 @@
+"""The agent's children: the zygote, the kernels that it forks, and orphans that nobody else waits for."""
+
+import asyncio
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_PR_SET_CHILD_SUBREAPER = 36
+_START_SECONDS = 120.0
+
+
+def become_reaper() -> None:
+    """Inherit the orphans of all descendants, as process 1 does anyway."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+class Reaper:
+    """Waits for every child that ends, so that none stays a zombie, and tells who asked for it."""
+
+    def __init__(self) -> None:
+        self._watched: dict[int, Callable[[int], None]] = {}
+        self._unclaimed: dict[int, int] = {}
+
+    def start(self) -> None:
+        """Begin, in the running loop."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self.reap)
+        self.reap()
+
+    def watch(self, pid: int, callback: Callable[[int], None]) -> None:
+        """Call back with the status (negative: a signal) when ``pid`` has ended, also if it has already."""
+        if (status := self._unclaimed.pop(pid, None)) is not None:
+            callback(status)
+        else:
+            self._watched[pid] = callback
+
+    def reap(self) -> None:
+        """Take the status of all children that have ended."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            code = os.waitstatus_to_exitcode(status)
+            if callback := self._watched.pop(pid, None):
+                callback(code)
+            else:
+                # A kernel can end before the agent has read its number; few can be in that state.
+                self._unclaimed[pid] = code
+                while len(self._unclaimed) > 64:
+                    self._unclaimed.pop(next(iter(self._unclaimed)))
+
+
+@dataclass(frozen=True, slots=True)
+class KernelIdentity:
+    """What a kernel is started with, or renewed to."""
+
+    key: bytes
+    session: str
+    environment: dict[str, str]
+
+    def fields(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"key": self.key.decode("ascii"), "session": self.session, "env": self.environment}
+
+
+class KernelProcess:
+    """One kernel: its process, and the socket over which it is renewed."""
+
+    def __init__(self, pid: int, channel: socket.socket) -> None:
+        self.pid = pid
+        self._channel = channel
+        self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def ready(self) -> None:
+        """Wait until its sockets are bound. Raises ConnectionError when it ended before."""
+        await self._answer()
+
+    async def renew(self, identity: KernelIdentity) -> None:
+        """Give it a new identity and new random state, whatever it is doing."""
+        await self._ask(identity.fields())
+
+    async def freeze(self) -> None:
+        """Collect garbage and keep what is left out of later collections; done once, before the snapshot."""
+        await self._ask({"freeze": True})
+
+    def interrupt(self) -> None:
+        """SIGINT to the kernel and what it has started."""
+        self._signal(signal.SIGINT)
+
+    async def kill(self) -> None:
+        """End it and what it has started, and wait for that."""
+        self._signal(signal.SIGKILL)
+        await self.exited
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        self._channel.close()
+
+    def _signal(self, number: int) -> None:
+        if not self.exited.done():
+            os.killpg(self.pid, number)
+
+    async def _ask(self, fields: dict[str, Any]) -> None:
+        await asyncio.get_running_loop().sock_sendall(self._channel, json.dumps(fields).encode())
+        await self._answer()
+
+    async def _answer(self) -> None:
+        if not await asyncio.get_running_loop().sock_recv(self._channel, 64):
+            raise ConnectionResetError("the kernel ended")
+
+
+class Zygote:
+    """Starts the zygote when there is none, and has it fork kernels."""
+
+    def __init__(self, reaper: Reaper, warmup: Path, *, drop: bool, environment: dict[str, str]) -> None:
+        self._reaper = reaper
+        self._warmup = warmup
+        self._drop = drop
+        self._environment = environment
+        self._requests: socket.socket | None = None
+
+    async def fork(self, folder: Path, identity: KernelIdentity) -> KernelProcess:
+        """A new kernel with its sockets in ``folder``, ready for messages. Raises ConnectionError, TimeoutError."""
+        requests = await self._started()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        loop = asyncio.get_running_loop()
+        try:
+            with theirs:
+                request = {"folder": str(folder), **identity.fields()}
+                socket.send_fds(requests, [json.dumps(request).encode()], [theirs.fileno()])
+            answer = await loop.sock_recv(requests, 256)
+            if not answer:
+                raise ConnectionResetError("the zygote ended")
+            kernel = KernelProcess(json.loads(answer)["pid"], ours)
+        except BaseException:
+            ours.close()
+            raise
+        self._reaper.watch(kernel.pid, kernel.exited.set_result)
+        async with asyncio.timeout(_START_SECONDS):
+            await kernel.ready()
+        return kernel
+
+    def close(self) -> None:
+        """Let the zygote end."""
+        if self._requests is not None:
+            self._requests.close()
+            self._requests = None
+
+    async def _started(self) -> socket.socket:
+        if self._requests is not None:
+            return self._requests
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with theirs:
+            descriptor = theirs.fileno()
+            os.set_inheritable(descriptor, True)
+            command = [sys.executable, "-m", "kernel_guest.zygote", str(self._warmup), "drop" if self._drop else "keep"]
+            actions = [
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, descriptor, 3),
+            ]
+            pid = os.posix_spawn(sys.executable, command, self._environment, file_actions=actions)
+        self._requests = ours
+
+        def ended(_: int) -> None:
+            if self._requests is ours:
+                self.close()
+
+        self._reaper.watch(pid, ended)
+        if not await asyncio.get_running_loop().sock_recv(ours, 256):
+            raise ConnectionResetError("the zygote ended while it warmed up")
+        return ours

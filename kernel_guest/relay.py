@@ -1,0 +1,148 @@
+"""The relay: a stream of frames on one side, the kernel's five ZeroMQ sockets on the other.
+
+Each stream is one client of the kernel, with sockets and an identity of its own, so replies and input requests
+come back to who asked. Parts pass byte for byte. When the stream takes no more, the sockets are not read; the kernel's
+iopub socket then waits (it never drops), and nothing is lost.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import zmq
+from zmq.eventloop.zmqstream import ZMQStream
+
+from kernel_guest.frames import Frame, FrameDecoder, FrameError, Kind, encode
+from kernel_guest.kernel import PORTS
+
+_READ = 256 * 1024
+_HIGH_WATER = 1024 * 1024
+_WELCOME = b'"iopub_welcome"'
+_WELCOME_SECONDS = 30.0
+_SOCKET_TYPES = {"shell": zmq.DEALER, "control": zmq.DEALER, "stdin": zmq.DEALER, "hb": zmq.DEALER, "iopub": zmq.SUB}
+
+
+def channel_path(folder: Path, channel: str) -> str:
+    """The unix socket of a kernel's channel."""
+    return f"{folder / 'kernel'}-{PORTS[f'{channel}_port']}"
+
+
+class Relay:
+    """Passes messages between one stream and the kernel whose sockets lie in ``folder``."""
+
+    def __init__(
+        self, context: zmq.Context[Any], folder: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._context = context
+        self._folder = folder
+        self._reader = reader
+        self._writer = writer
+        self._streams: dict[str, ZMQStream] = {}
+        self._welcomed = asyncio.Event()
+        self._resuming: asyncio.Task[None] | None = None
+        self._identity = b""
+
+    async def run(self, identity: bytes, when_ready: Callable[[], None]) -> None:
+        """Relay until the stream ends. ``when_ready`` is called when no output can be missed any more."""
+        self._identity = identity
+        try:
+            self.connect()
+            await self.welcomed()
+            when_ready()
+            decoder = FrameDecoder()
+            while data := await self._reader.read(_READ):
+                for frame in decoder.feed(data):
+                    self._to_kernel(frame)
+        finally:
+            self.disconnect()
+            if self._resuming is not None:
+                self._resuming.cancel()
+
+    def connect(self) -> None:
+        """Open sockets to the kernel that is there now."""
+        self._welcomed.clear()
+        for channel, kind in _SOCKET_TYPES.items():
+            socket = self._context.socket(kind)
+            socket.linger = 0
+            socket.set_hwm(0)
+            if kind == zmq.SUB:
+                socket.subscribe(b"")
+            else:
+                socket.setsockopt(zmq.IDENTITY, self._identity)
+            socket.connect(f"ipc://{channel_path(self._folder, channel)}")
+            self._streams[channel] = ZMQStream(socket)
+        self._listen()
+
+    def disconnect(self) -> None:
+        """Close the sockets: the kernel is gone, or nobody wants it any more."""
+        for stream in self._streams.values():
+            stream.close()
+        self._streams.clear()
+
+    async def welcomed(self) -> None:
+        """Wait until the kernel has taken the subscription to iopub; what it publishes then arrives."""
+        async with asyncio.timeout(_WELCOME_SECONDS):
+            await self._welcomed.wait()
+
+    def _listen(self) -> None:
+        for channel, stream in self._streams.items():
+            stream.on_recv(self._receiver(channel))
+
+    def _receiver(self, channel: str) -> Callable[[Sequence[bytes]], None]:
+        def receive(parts: Sequence[bytes]) -> None:
+            if channel == "iopub" and not self._welcomed.is_set():
+                # The first message after the subscription is the welcome; what came before it has been lost to
+                # nobody, because the stream's OK is sent after it.
+                if any(_WELCOME in part for part in parts):
+                    self._welcomed.set()
+                return
+            try:
+                self._writer.write(encode(Frame(Kind.MESSAGE, {"channel": channel, "parts": list(parts)})))
+            except FrameError:
+                # Longer than any frame may be: the one message that cannot pass is left out, the rest goes on.
+                return
+            transport: Any = self._writer.transport
+            if transport.get_write_buffer_size() > _HIGH_WATER and self._resuming is None:
+                self._pause()
+
+        return receive
+
+    def _pause(self) -> None:
+        for stream in self._streams.values():
+            stream.stop_on_recv()
+        self._resuming = asyncio.create_task(self._resume())
+
+    async def _resume(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            await self._writer.drain()
+            self._resuming = None
+            self._listen()
+
+    def _to_kernel(self, frame: Frame) -> None:
+        channel, parts = frame.body.get("channel"), frame.body.get("parts")
+        if frame.kind is not Kind.MESSAGE or channel == "iopub" or not isinstance(parts, list):
+            raise FrameError(f"{frame.kind} is not a message for the kernel")
+        # With no kernel there (it died, and none was started since) the message has nowhere to go.
+        if stream := self._streams.get(channel):
+            stream.send_multipart(parts)
+
+
+async def splice(path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copy bytes both ways between a stream and the unix socket at ``path`` until both directions have ended."""
+    kernel_reader, kernel_writer = await asyncio.open_unix_connection(path)
+
+    async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await source.read(_READ):
+                target.write(data)
+                await target.drain()
+            target.write_eof()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(copy(reader, kernel_writer))
+            group.create_task(copy(kernel_reader, writer))
+    finally:
+        kernel_writer.close()

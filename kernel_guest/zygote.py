@@ -1,0 +1,109 @@
+"""The zygote: a process that has imported all a kernel needs, and forks one on request.
+
+So a new kernel takes milliseconds instead of the many seconds of its imports. It stays single-threaded, because
+only then a fork carries everything over. A kernel is forked twice: the middle process ends, the agent inherits
+the kernel, and learns as its parent how it ended.
+
+Requests come as one JSON packet with two descriptors' worth of company: ``{"uid", "folder", "key", "session",
+"env"}`` and the socket that the kernel gets.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import resource
+import runpy
+import signal
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+
+from kernel_guest.kernel import run_kernel, write_connection_file
+
+USER = 1000
+HOME = "/home/user"
+_MAX_PROCESSES = 1024
+_LIKELY_VICTIM = "500"
+"""oom_score_adj of kernels: when memory runs out they go, and the agent stays to tell."""
+
+
+def main() -> None:
+    """Serve fork requests on descriptor 3 until its other end is closed."""
+    requests = socket.socket(fileno=3)
+    warmup = Path(sys.argv[1])
+    drop = sys.argv[2] == "drop"
+    _warm_up(warmup, drop=drop)
+    # Objects from here on are not looked at by the collector, so their pages stay shared.
+    gc.collect()
+    gc.freeze()
+    requests.send(b'{"ready": true}')
+    while True:
+        data, descriptors, _, _ = socket.recv_fds(requests, 1 << 20, 1)
+        if not data:
+            return
+        child = os.fork()
+        if child == 0:
+            _fork_kernel(requests, json.loads(data), descriptors[0], drop=drop)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        os.waitpid(child, 0)
+
+
+def _warm_up(code: Path, *, drop: bool) -> None:
+    # As the user, so that caches which imports write belong to the user; the real id stays root's, so that no
+    # process of the user's can signal this one.
+    if drop:
+        os.setegid(USER)
+        os.seteuid(USER)
+    try:
+        if code.is_file():
+            runpy.run_path(str(code))
+    finally:
+        if drop:
+            os.seteuid(0)
+            os.setegid(0)
+
+
+def _fork_kernel(requests: socket.socket, request: dict[str, Any], descriptor: int, *, drop: bool) -> None:
+    """In the first child: fork again, tell the kernel's process id, end. The second child becomes the kernel."""
+    kernel = os.fork()
+    if kernel != 0:
+        requests.send(json.dumps({"pid": kernel}).encode())
+        os._exit(0)
+    status = 1
+    try:
+        requests.close()
+        os.setsid()
+        _confine(drop=drop)
+        folder = Path(request["folder"])
+        key: str = request["key"]
+        connection_file = write_connection_file(folder, key.encode("ascii"))
+        run_kernel(connection_file, socket.socket(fileno=descriptor), request["session"], request["env"])
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 0
+    except BaseException:
+        traceback.print_exc()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+def _confine(*, drop: bool) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    Path("/proc/self/oom_score_adj").write_text(_LIKELY_VICTIM, encoding="ascii")
+    if drop:
+        resource.setrlimit(resource.RLIMIT_NPROC, (_MAX_PROCESSES, _MAX_PROCESSES))
+        os.setgroups([])
+        os.setresgid(USER, USER, USER)
+        os.setresuid(USER, USER, USER)
+        os.chdir(HOME)
+
+
+if __name__ == "__main__":
+    main()
