@@ -32,7 +32,7 @@ class Engine:
 
     def __init__(self, settings: Settings | None = None, *, progress: Progress | None = None) -> None:
         self.settings = settings or load_settings()
-        self._progress = progress or (lambda text: log.warning("template", progress=text))
+        self._progress = progress or _log_progress
         self._stack = AsyncExitStack()
         self._templates: dict[str, asyncio.Task[LoadedTemplate]] = {}
         self._accelerator: AcceleratorAnswer | None = None
@@ -103,3 +103,7 @@ class Engine:
     async def _load(self, template: str) -> LoadedTemplate:
         context = load_template(self.settings, template, self.accelerator.accelerator, self._progress)
         return await self._stack.enter_async_context(context)
+
+
+def _log_progress(text: str) -> None:
+    log.warning("template", progress=text)

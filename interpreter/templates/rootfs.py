@@ -109,12 +109,12 @@ async def _run_mmdebstrap(template: Template, suite: _Suite, folder: Path, overl
     sources = folder / "sources.sources"
     sources.write_text(apt_sources(template.definition.suite, settings.apt_sources), encoding="utf-8")
     kernel = " ".join(_KERNEL_PACKAGES)
+    unpack = 'for deb in linux-image-[0-9]*.deb busybox-static_*.deb; do dpkg-deb --extract "$deb" "$1/kernel"; done'
     hooks = (
         # Only unpacked, not installed: installing the kernel would make an initramfs that nobody uses.
         f'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get install --yes --download-only --no-install-recommends {kernel}',
         'mkdir "$1/kernel"',
-        'for deb in "$1"/var/cache/apt/archives/linux-image-[0-9]*.deb "$1"/var/cache/apt/archives/busybox-static_*.deb;'
-        ' do dpkg-deb --extract "$deb" "$1/kernel"; done',
+        f'cd "$1/var/cache/apt/archives" && {unpack}',
         f"tar-out /kernel {folder / 'kernel.tar'}",
         'rm -r "$1/kernel"',
         f'chroot "$1" useradd --create-home --uid 1000 --shell /bin/bash --home-dir {_HOME} user',

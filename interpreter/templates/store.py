@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from interpreter.errors import DiskFull, HostError, TemplateNotFound
+from interpreter.errors import DiskFull, HostError, TemplateError, TemplateNotFound
 from interpreter.templates.definition import check_name
 from interpreter.templates.manifest import MANIFEST, Manifest, read_json
 
@@ -53,11 +53,11 @@ class TemplateStore:
             ) from None
 
     def list(self) -> dict[str, BuiltTemplate]:
-        """All names that are built."""
+        """All names that are built; one with a damaged manifest counts as not built."""
         names = sorted(path.name for path in self._names.iterdir()) if self._names.is_dir() else []
         found: dict[str, BuiltTemplate] = {}
         for name in names:
-            with contextlib.suppress(TemplateNotFound):
+            with contextlib.suppress(TemplateError):
                 found[name] = self.find(name)
         return found
 

@@ -29,7 +29,7 @@ def verify_files(folder: Path, records: dict[str, FileRecord], *, hint: str) -> 
             found = record_file(path)
             if found.size != record.size:
                 raise SnapshotDamaged(f"{path} has {found.size} bytes, it was built with {record.size}", hint=hint)
-            if found.sha256 != record.sha256:
+            if found.digest != record.digest:
                 raise SnapshotDamaged(f"{path} was altered after it was built", hint=hint)
         now[name] = identity
     if now != checked:

@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -18,7 +19,7 @@ from interpreter.errors import MachineError
 from interpreter.settings import Accelerator, AcceleratorChoice, Settings
 from interpreter.vm.command import MachineFiles, MachineSpec
 from interpreter.vm.jail import new_jail
-from interpreter.vm.machine import MachineStart, start_machine
+from interpreter.vm.machine import Machine, MachineStart, start_machine
 from interpreter.vm.memory import new_memory
 from interpreter.vm.programs import find_program, qemu_version
 
@@ -57,7 +58,7 @@ async def choose_accelerator(settings: Settings, *, again: bool = False) -> Acce
     kept_in = settings.home / "accelerator.json"
     if not again and (kept := _read_kept(kept_in, conditions)):
         return kept
-    answer = await _probe(settings, qemu)
+    answer = await _probe(settings)
     settings.home.mkdir(parents=True, exist_ok=True)
     record = {"conditions": conditions, "accelerator": answer.accelerator, "reason": answer.reason}
     written = kept_in.with_suffix(f".{os.getpid()}")
@@ -66,21 +67,27 @@ async def choose_accelerator(settings: Settings, *, again: bool = False) -> Acce
     return answer
 
 
-async def boots(accelerator: Accelerator, settings: Settings, qemu: Path, seconds: float = PROBE_SECONDS) -> bool:
-    """Whether a guest under this accelerator gets as far as running a boot sector. Raises MachineError."""
+@asynccontextmanager
+async def probe_machine(accelerator: Accelerator, settings: Settings) -> AsyncGenerator[Machine]:
+    """A small machine in the same jail as a session's, with nothing but the boot sector. Raises MachineError."""
     spec = MachineSpec(_MEMORY_MB, 1, accelerator)
     with _files() as files:
-        jail = new_jail(settings.jail_uid, kvm=accelerator is Accelerator.KVM)
-        async with start_machine(MachineStart(spec, files, jail, qemu, [])) as machine:
-            loop = asyncio.get_running_loop()
-            try:
-                async with asyncio.timeout(seconds):
-                    return await loop.sock_recv(machine.doorbell, 1) == _MARK
-            except TimeoutError:
-                return False
+        jail = new_jail(settings.jail_uid, kvm=spec.uses_kvm)
+        async with start_machine(MachineStart(spec, files, jail, find_program(settings.qemu), [])) as machine:
+            yield machine
 
 
-async def _probe(settings: Settings, qemu: Path) -> AcceleratorAnswer:
+async def boots(accelerator: Accelerator, settings: Settings, seconds: float = PROBE_SECONDS) -> bool:
+    """Whether a guest gets as far as running a boot sector. Raises MachineError."""
+    async with probe_machine(accelerator, settings) as machine:
+        try:
+            async with asyncio.timeout(seconds):
+                return await asyncio.get_running_loop().sock_recv(machine.doorbell, 1) == _MARK
+        except TimeoutError:
+            return False
+
+
+async def _probe(settings: Settings) -> AcceleratorAnswer:
     device = Path("/dev/kvm")
     if not device.exists():
         return AcceleratorAnswer(Accelerator.TCG, "there is no /dev/kvm")
@@ -89,7 +96,7 @@ async def _probe(settings: Settings, qemu: Path) -> AcceleratorAnswer:
     try:
         # The whole start is under the limit: a half-working KVM can also hold up QEMU before it answers.
         async with asyncio.timeout(PROBE_SECONDS * 2):
-            works = await boots(Accelerator.KVM, settings, qemu)
+            works = await boots(Accelerator.KVM, settings)
     except MachineError as error:
         if "Permission denied" in error.message:
             why = "machines' user may not open /dev/kvm (its group needs rw: chgrp kvm /dev/kvm; chmod 660 /dev/kvm)"
