@@ -2,15 +2,17 @@
 
 import base64
 import binascii
+import re
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from interpreter.cli.terminal import err, print_json
 from interpreter.errors import ConfigurationError
 from interpreter.kernel.outputs import DisplayData, Error, ExecuteResult, MimeBundle, Output, Stream
 
 _IMAGES: Final = {"image/png": ".png", "image/jpeg": ".jpg", "image/gif": ".gif", "image/webp": ".webp"}
+_ANSI: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Display:
@@ -41,10 +43,10 @@ class Display:
                 # Updates and clearing have no place on paper that scrolls.
                 return
 
-    def _write(self, stream: object, text: str) -> None:
-        file = sys.stdout if stream is sys.stdout else sys.stderr
-        file.write(text)
-        file.flush()
+    def _write(self, stream: TextIO, text: str) -> None:
+        # IPython colours its tracebacks; in a file the colours would be noise.
+        stream.write(text if stream.isatty() else _ANSI.sub("", text))
+        stream.flush()
 
     def _save_image(self, data: MimeBundle) -> Path | None:
         for mime, suffix in _IMAGES.items():

@@ -245,8 +245,9 @@ class VhostUserBackend:
 
     def _set_features(self, message: _Message) -> list[Event]:
         (features,) = message.unpack(_U64)
-        if features & ~OFFERED:
-            raise VsockError(f"features {features & ~OFFERED:#x} were not offered")
+        # As plain numbers: the inverse of an IntFlag has its known bits only.
+        if unknown := features & ~int(OFFERED):
+            raise VsockError(f"features {unknown:#x} were not offered")
         self._features = Feature(features)
         return []
 

@@ -1,0 +1,68 @@
+# Everything is done from here; `make help` lists it. State lies under INTERPRETER_HOME.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+PACKAGES := qemu-system-x86 bubblewrap mmdebstrap squashfs-tools e2fsprogs uidmap python3-venv
+# A program of each package: apt-get runs only when one of them is missing.
+PROGRAMS := qemu-system-x86_64 bwrap mmdebstrap mksquashfs
+
+export PATH := $(PATH):/usr/sbin:/sbin
+
+.PHONY: help system setup demo test test-fast lint format bench fuzz lock clean
+
+help: ## Show what can be done
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+system: ## Install the system's packages that are missing (Debian; root or sudo)
+	@for program in $(PROGRAMS); do command -v $$program > /dev/null || missing=1; done; \
+	$(PYTHON) -c 'import ensurepip' 2> /dev/null || missing=1; \
+	if [ -n "$$missing" ]; then \
+		echo "installing: $(PACKAGES)"; \
+		$(SUDO) apt-get update -qq && \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(PACKAGES) > /dev/null; \
+	fi
+
+setup: system $(VENV)/.installed ## Make .venv with the command .venv/bin/interpreter
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@echo "installing Python packages into $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup ## Build python-data, analyse the sample CSV in a session, save the plot
+	@$(BIN)/python notebooks/demo.py
+
+test: setup ## Run all tests; builds one template from nothing unless one is there
+	@$(BIN)/pytest
+
+test-fast: setup ## Run the tests that need no machine (seconds)
+	@$(BIN)/pytest -m "not machine"
+
+lint: setup ## Check style, types and layers
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports
+
+format: setup ## Format the code
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
+
+bench: setup ## Measure restore, kernel, vsock, memory and idle CPU; writes benchmarks/results.json
+	@$(BIN)/python -m benchmarks
+
+fuzz: setup ## Fuzz the parsers of what comes from the guest (FUZZ_RUNS=200000 each)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "atheris>=2.3"
+	@for target in tests/fuzz/fuzz_*.py; do echo "== $$target"; \
+		$(BIN)/python $$target -runs=$${FUZZ_RUNS:-200000} -max_total_time=$${FUZZ_SECONDS:-120} || exit 1; done
+
+lock: setup ## Resolve requirements.lock anew
+	@$(BIN)/python -m pip install --quiet "pip-tools>=7.4"
+	@$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links \
+		--no-emit-trusted-host --extra dev --extra guest --output-file requirements.lock pyproject.toml
+
+clean: ## Remove what the build tools made (not INTERPRETER_HOME)
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
