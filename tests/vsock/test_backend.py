@@ -9,7 +9,6 @@ import os
 import random
 import socket
 import struct
-import subprocess
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -30,11 +29,26 @@ ROOT = Path(__file__).parents[2]
 WINDOW = 256 * 1024
 
 
+def open_descriptors() -> set[str]:
+    return {path.name for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
+
+
 @pytest.fixture(autouse=True)
-def _no_descriptor_is_left() -> "object":
-    before = len(os.listdir("/proc/self/fd"))
+async def _no_descriptor_is_left() -> AsyncGenerator[None]:  # pyright: ignore[reportUnusedFunction]
+    before = open_descriptors()
     yield
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
+
+
+async def turn() -> None:
+    """One turn of the loop."""
+    await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await turn()
 
 
 @asynccontextmanager
@@ -111,13 +125,15 @@ async def test_data_comes_back_whole_under_each_set_of_features(features: Featur
     data = random.Random(1).randbytes(1_500_000)
     async with machine_and_device(features) as (machine, device), echoing(machine):
         assert await exchange(device, data) == data
-        assert not device.protocol.connections
+        await until(lambda: not device.protocol.connections)
 
 
 async def test_fifty_streams_at_once_to_another_process_arrive_whole() -> None:
     ours, theirs = socket.socketpair()
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tests.vsock.fake_qemu", str(theirs.fileno())], pass_fds=(theirs.fileno(),), cwd=ROOT
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.vsock.fake_qemu", str(theirs.fileno())),
+        pass_fds=(theirs.fileno(),),
+        cwd=ROOT,
     )
     theirs.close()
     try:
@@ -133,8 +149,9 @@ async def test_fifty_streams_at_once_to_another_process_arrive_whole() -> None:
             await device.wait_closed()
             assert isinstance(device.failure, MachineDied)
     finally:
-        child.kill()
-        child.wait()
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
+        await child.wait()
 
 
 async def test_the_guest_dials_and_is_told_apart_by_its_port() -> None:
@@ -282,11 +299,9 @@ async def _drop_packets(machine: FakeMachine) -> None:
 async def test_a_flood_for_unknown_connections_is_read_no_faster_than_it_is_answered() -> None:
     async with machine_and_device() as (machine, device):
         flood = asyncio.ensure_future(_flood(machine))
-        async with asyncio.timeout(10):
-            while not device.protocol.replies_full:
-                await asyncio.sleep(0)
+        await until(lambda: device.protocol.replies_full)
         for _ in range(100):
-            await asyncio.sleep(0)
+            await turn()
         assert len(device.protocol._replies) <= MAX_REPLIES + machine.size
         answered = 0
         while answered < 2000:
@@ -453,8 +468,7 @@ async def test_a_guest_that_lies_loses_its_device(lie: Lie) -> None:
         await device.wait_closed()
         assert isinstance(device.failure, GuestMisbehaved)
         with pytest.raises(ConnectionResetError):
-            while await reader.read(1 << 20):
-                pass
+            await reader.read()
         lying.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await lying
