@@ -1,0 +1,48 @@
+"""Fuzz the vhost-user messages of the front end, in any order and cut anywhere.
+
+Run: ``python tests/fuzz/fuzz_vhost_user.py -runs=100000``. Only errors of the package may come out, every descriptor
+must be either in use or up for closing, and what is asked for next must stay small.
+"""
+
+import struct
+import sys
+from pathlib import Path
+
+import atheris  # pyright: ignore[reportMissingImports, reportMissingTypeStubs]
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+with atheris.instrument_imports():  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    from interpreter.errors import InterpreterError
+    from interpreter.vsock.vhost_user import MAX_PAYLOAD, VhostUserBackend
+
+
+def test_one(data: bytes) -> None:
+    backend = VhostUserBackend(3, lambda _: 0)
+    given: list[int] = []
+    position = 0
+    try:
+        while position + 3 < len(data):
+            request, flags, size = data[position], data[position + 1], data[position + 2]
+            payload = data[position + 3 : position + 3 + size]
+            position += 3 + size
+            # Well-formed frames nearly always, so that the handlers are reached.
+            version = 1 if flags & 1 else 9
+            stream = struct.pack("<III", request % 27, version, len(payload)) + payload
+            if flags & 128:
+                stream = payload
+            descriptors = list(range(len(given), len(given) + (flags >> 4 & 3)))
+            while stream:
+                assert 0 < backend.wanted <= MAX_PAYLOAD
+                cut = min(backend.wanted, 1 + (flags & 14) * 20)
+                given += descriptors
+                backend.receive(stream[:cut], descriptors)
+                stream, descriptors = stream[cut:], []
+    except InterpreterError:
+        pass
+    backend.close()
+    assert sorted(backend.garbage) == given
+
+
+if __name__ == "__main__":
+    atheris.Setup(sys.argv, test_one)  # pyright: ignore[reportUnknownMemberType]
+    atheris.Fuzz()  # pyright: ignore[reportUnknownMemberType]
