@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -36,7 +37,10 @@ READ_LIMIT: Final = 256 * 1024
 BACKLOG: Final = 64
 
 _BATCH: Final = 1024 * 1024
+_FILL: Final = 64 * 1024
+"""Bytes put into the receive ring before they are published, so that the guest works while the next are made."""
 _ROUNDS: Final = 4
+_MESSAGES: Final = 64
 _MAX_DATA: Final = 64 * 1024
 _EVENTFD_ONE: Final = (1).to_bytes(8, "little")
 _MAX_DESCRIPTORS: Final = vhost_user.MAX_REGIONS
@@ -121,7 +125,7 @@ class VsockDevice:
         self._socket = sock
         self._pid = pid
         self._rings: dict[int, _Ring] = {}
-        self._front_end = vhost_user.VhostUserBackend(guest_cid, lambda ring: self._rings[ring].queue.next_available)
+        self._front_end = vhost_user.VhostUserBackend(guest_cid, self._ring_base)
         self._transports: dict[Connection, VsockTransport] = {}
         self._connecting: dict[Connection, asyncio.Future[None]] = {}
         self._listeners: dict[int, Listener] = {}
@@ -131,7 +135,11 @@ class VsockDevice:
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._memory = ProcessMemory(self._pid)
+        try:
+            self._memory = ProcessMemory(self._pid)
+        except MachineDied:
+            self._socket.close()
+            raise
         self._socket.setblocking(False)
         self._loop.add_reader(self._socket, self._guarded, self._read_socket)
         self._loop.add_reader(self._memory.pidfd, self._guarded, self._memory.check_alive)
@@ -215,7 +223,8 @@ class VsockDevice:
             self._close(error)
 
     def _read_socket(self) -> None:
-        while True:
+        # Not without end: a front end that never stops talking must not stop the loop.
+        for _ in range(_MESSAGES):
             try:
                 data, descriptors, _, _ = socket.recv_fds(self._socket, self._front_end.wanted, _MAX_DESCRIPTORS)
             except BlockingIOError:
@@ -311,7 +320,7 @@ class VsockDevice:
                     continue
                 break
             out, spans, used = bytearray(), arrays.array("Q"), list[tuple[int, int]]()
-            while chains and len(out) < _BATCH:
+            while chains and len(out) < _FILL:
                 chain = chains[0]
                 size = protocol.next_packet(min(chain.length - HEADER_SIZE, _MAX_DATA), out)
                 if not size:
@@ -386,13 +395,20 @@ class VsockDevice:
                 self._loop.remove_reader(ring.kick)
                 self._reset_streams("the guest's vsock device was stopped")
             case vhost_user.CallChanged():
+                _check_eventfd(event.call)
                 if (ring := self._rings.get(event.ring)) is not None:
                     ring.call = event.call
             case vhost_user.MemoryChanged():
                 for ring in self._rings.values():
                     ring.queue.change_map(event.memory_map)
 
+    def _ring_base(self, index: int) -> int:
+        ring = self._rings.get(index)
+        return 0 if ring is None else ring.queue.next_available
+
     def _start_ring(self, event: vhost_user.RingStarted) -> None:
+        _check_eventfd(event.kick)
+        _check_eventfd(event.call)
         receive = event.ring == vhost_user.RECEIVE_RING
         queue = Virtqueue(
             self._memory,
@@ -406,9 +422,6 @@ class VsockDevice:
             event_idx=vhost_user.Feature.EVENT_IDX in event.features,
             indirect=vhost_user.Feature.INDIRECT_DESC in event.features,
         )
-        os.set_blocking(event.kick, False)
-        if event.call is not None:
-            os.set_blocking(event.call, False)
         ring = self._rings[event.ring] = _Ring(queue, event.kick, event.call)
         if receive:
             queue.suppress_kicks()
@@ -465,3 +478,12 @@ class VsockDevice:
         for listener in self._listeners.values():
             listener.fail(failure)
         self._closed.set()
+
+
+def _check_eventfd(descriptor: int | None) -> None:
+    """Raises VsockError unless this is an eventfd; makes it non-blocking, since another kind could block the loop."""
+    if descriptor is None:
+        return
+    if str(Path(f"/proc/self/fd/{descriptor}").readlink()) != "anon_inode:[eventfd]":
+        raise VsockError("a ring was given a descriptor that is no eventfd")
+    os.set_blocking(descriptor, False)

@@ -24,6 +24,8 @@ from interpreter.vsock.packet import (
 
 _COUNTER_MASK: Final = 0xFFFF_FFFF
 _HALF: Final = 1 << 31
+_SMALL: Final = 4096
+_SHARED: Final = 64 * 1024
 
 
 class State(enum.Enum):
@@ -142,7 +144,7 @@ class Connection:
         """Bytes that went out and that the guest has not consumed, as far as it told."""
         self._guest_cid = guest_cid
         self._pending: Op | None = Op.REQUEST if state is State.CONNECTING else None
-        self._unsent: deque[memoryview] = deque()
+        self._unsent: deque[bytearray | memoryview] = deque()
         self._sent = 0
         self._peer_buf_alloc = 0
         self._received = 0
@@ -178,9 +180,19 @@ class Connection:
 
     def write(self, data: bytes) -> None:
         """Queue bytes. After the guest stopped receiving they go nowhere."""
-        if not self._peer_shutdown & SHUTDOWN_RECEIVE:
-            self._unsent.append(memoryview(data))
-            self.unsent += len(data)
+        if self._peer_shutdown & SHUTDOWN_RECEIVE:
+            return
+        self.unsent += len(data)
+        chunks = self._unsent
+        if not chunks or len(data) >= _SMALL:
+            chunks.append(memoryview(data))
+            return
+        # Small writes that pile up share one buffer, or each would cost many times its size.
+        last = chunks[-1]
+        if isinstance(last, bytearray) and len(last) < _SHARED:
+            last += data
+        else:
+            chunks.append(bytearray(data))
 
     def shut(self) -> None:
         """Send nothing more after what was written."""
@@ -318,6 +330,6 @@ class Connection:
                 length -= len(chunk)
                 chunks.popleft()
             else:
-                out += chunk[:length]
-                chunks[0] = chunk[length:]
+                out += memoryview(chunk)[:length]
+                chunks[0] = memoryview(chunk)[length:]
                 length = 0

@@ -210,5 +210,8 @@ class ProcessMemory:
             if number == errno.ESRCH:
                 raise MachineDied(f"the machine's process {self._pid} has ended")
             if number != errno.EFAULT:
-                raise VsockError(f"cannot reach the machine's memory: {os.strerror(number)}")
+                raise VsockError(
+                    f"cannot reach the machine's memory: {os.strerror(number)}",
+                    hint="This process needs the right to trace QEMU: run it as QEMU's parent or as root",
+                )
         raise VsockError(f"the machine's memory is not all mapped: {max(moved, 0)} of {length} bytes moved")

@@ -6,7 +6,6 @@ above the high-water mark the protocol is told to pause, which is what ``StreamW
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable
 from typing import Final, Protocol, cast
 
@@ -49,7 +48,7 @@ class VsockTransport(asyncio.Transport):
         self._core = device.protocol
         self._connection = connection
         self._protocol: asyncio.Protocol | None = None
-        self._held: deque[bytes] = deque()
+        self._held = bytearray()
         self._reading = True
         self._eof = False
         self._eof_told = False
@@ -179,7 +178,8 @@ class VsockTransport(asyncio.Transport):
             self._core.consume(self._connection, len(data))
             self._protocol.data_received(data)
         else:
-            self._held.append(data)
+            # In one piece: a guest that sends single bytes must not make the host hold an object for each.
+            self._held += data
 
     def on_eof(self) -> None:
         """The guest sends nothing more."""
@@ -210,8 +210,9 @@ class VsockTransport(asyncio.Transport):
         self._stop_linger()
 
     def _deliver(self) -> None:
-        while self._held and self._reading and not self._closing and self._protocol is not None:
-            data = self._held.popleft()
+        if self._held and self._reading and not self._closing and self._protocol is not None:
+            data = bytes(self._held)
+            self._held.clear()
             self._core.consume(self._connection, len(data))
             self._protocol.data_received(data)
         self._device.flush_soon()
@@ -225,7 +226,7 @@ class VsockTransport(asyncio.Transport):
             self._finish_soon(self._lost.pop())
 
     def _discard_held(self) -> None:
-        self._core.consume(self._connection, sum(map(len, self._held)))
+        self._core.consume(self._connection, len(self._held))
         self._held.clear()
 
     def _finish_soon(self, error: Exception | None) -> None:

@@ -6,6 +6,10 @@ changes a ring meanwhile gains nothing. Each step is one system call for any num
 The order of memory accesses matters where the guest runs at the same time. Between any two calls of ``GuestMemory``
 lies the locking of the other process's memory map, which is a full barrier; so an index is always read or written
 in a call of its own, after or before what it publishes.
+
+A copy of two bytes by the kernel may go byte by byte, and the guest or this side would then see half an index when
+its upper byte changes. Copies of eight bytes go by words, so indexes are moved together with their neighbours: those
+of the available ring are read and dropped, those of the used ring are this side's own and written as they are.
 """
 
 import struct
@@ -24,6 +28,8 @@ _NEXT, _WRITE, _INDIRECT = 1, 2, 4
 _NO_NOTIFY = _NO_INTERRUPT = 1
 _DESCRIPTOR: Final = struct.Struct("<QIHH")
 _U16: Final = struct.Struct("<H")
+_AVAILABLE_WORD: Final = struct.Struct("<HH4x")
+_USED_WORD: Final = struct.Struct("<HHI")
 _ELEMENT: Final = struct.Struct("<II")
 
 _Descriptor = tuple[int, int, int, int]
@@ -112,14 +118,13 @@ class Virtqueue:
         self._next_avail = base & 0xFFFF
         self._next_used = base & 0xFFFF
         self._signalled = self._next_used
-        self._avail_idx_range = ranges((layout.available + 2, 2))
+        self._avail_word_range = ranges((layout.available, 8))
         self._table_range = ranges((layout.available + 4, 2 * size), (layout.descriptors, 16 * size))
-        self._used_idx_range = ranges((layout.used + 2, 2))
-        self._used_flags_range = ranges((layout.used, 2))
+        self._used_word_range = ranges((layout.used, 8))
         self._avail_event_range = ranges((layout.used + 4 + 8 * size, 2))
-        self._suppress_range = (
-            ranges((layout.available + 4 + 2 * size, 2)) if event_idx else ranges((layout.available, 2))
-        )
+        self._used_event_range = ranges((layout.available + 4 + 2 * size, 2))
+        self._flags = 0
+        _, _, self._first_id = _USED_WORD.unpack(memory.read(self._used_word_range, 8))
 
     @property
     def next_available(self) -> int:
@@ -135,7 +140,7 @@ class Virtqueue:
 
     def fetch(self) -> int:
         """Take all that the guest made available into ``chains``; returns how many chains that were."""
-        (index,) = _U16.unpack(self._memory.read(self._avail_idx_range, 2))
+        index = self._available_index()
         count = (index - self._next_avail) & 0xFFFF
         if not count:
             return 0
@@ -164,8 +169,10 @@ class Virtqueue:
         for head, written in used:
             data += _ELEMENT.pack(head, written)
         self._memory.write(spans, data)
+        if (to_first := -self._next_used & self._mask) < len(used):
+            self._first_id = used[to_first][0]
         self._next_used = (self._next_used + len(used)) & 0xFFFF
-        self._memory.write(self._used_idx_range, _U16.pack(self._next_used))
+        self._write_used_word()
 
     def needs_call(self) -> bool:
         """Whether the guest wants to be told of what was put since this was last asked (2.7.7)."""
@@ -173,24 +180,34 @@ class Virtqueue:
         if old == new:
             return False
         self._signalled = new
-        (word,) = _U16.unpack(self._memory.read(self._suppress_range, 2))
         if not self._event_idx:
-            return not word & _NO_INTERRUPT
-        return ((new - word - 1) & 0xFFFF) < ((new - old) & 0xFFFF)
+            flags, _ = _AVAILABLE_WORD.unpack(self._memory.read(self._avail_word_range, 8))
+            return not flags & _NO_INTERRUPT
+        # Half an event index does no harm: the guest writes it before it looks at the used index once more.
+        (event,) = _U16.unpack(self._memory.read(self._used_event_range, 2))
+        return ((new - event - 1) & 0xFFFF) < ((new - old) & 0xFFFF)
 
     def want_kick(self) -> bool:
         """Ask the guest to kick with its next chain. True when there is one by now, so no kick need come (2.7.10)."""
         if self._event_idx:
             self._memory.write(self._avail_event_range, _U16.pack(self._next_avail))
         else:
-            self._memory.write(self._used_flags_range, _U16.pack(0))
-        (index,) = _U16.unpack(self._memory.read(self._avail_idx_range, 2))
-        return index != self._next_avail
+            self._flags = 0
+            self._write_used_word()
+        return self._available_index() != self._next_avail
 
     def suppress_kicks(self) -> None:
         """Ask the guest not to kick. With event indexes there is nothing to do: it kicks once until asked anew."""
         if not self._event_idx:
-            self._memory.write(self._used_flags_range, _U16.pack(_NO_NOTIFY))
+            self._flags = _NO_NOTIFY
+            self._write_used_word()
+
+    def _available_index(self) -> int:
+        _, index = _AVAILABLE_WORD.unpack(self._memory.read(self._avail_word_range, 8))
+        return index
+
+    def _write_used_word(self) -> None:
+        self._memory.write(self._used_word_range, _USED_WORD.pack(self._flags, self._next_used, self._first_id))
 
     def _parse(self, heads: list[int], table: list[_Descriptor]) -> None:
         chains: list[Chain] = []

@@ -56,6 +56,8 @@ class DriverRing:
 
     def __init__(self, data: bytearray | mmap.mmap, offset: int, user_base: int, size: int, *, start: int = 0) -> None:
         self.data = data
+        # Whole stores and loads: struct would clear an index before it packs the new one, under the device's eyes.
+        self.halves = memoryview(data).cast("H")
         self.size = size
         self.descriptors = offset
         self.available = offset + 16 * size
@@ -70,10 +72,10 @@ class DriverRing:
         self.put16(self.available + 4 + 2 * size, start)
 
     def put16(self, offset: int, value: int) -> None:
-        struct.pack_into("<H", self.data, offset, value & 0xFFFF)
+        self.halves[offset // 2] = value & 0xFFFF
 
     def get16(self, offset: int) -> int:
-        return int(struct.unpack_from("<H", self.data, offset)[0])
+        return self.halves[offset // 2]
 
     def put_descriptor(self, index: int, address: int, length: int, flags: int, following: int) -> None:
         struct.pack_into("<QIHH", self.data, self.descriptors + 16 * index, address, length, flags, following)

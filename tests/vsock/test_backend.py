@@ -20,7 +20,7 @@ from interpreter.errors import GuestMisbehaved, MachineDied, VsockConnectError, 
 from interpreter.vsock import VsockDevice
 from interpreter.vsock.device import MAX_REPLIES
 from interpreter.vsock.packet import HOST_CID, STREAM, Header, Op
-from interpreter.vsock.streams import HIGH_WATER
+from interpreter.vsock.streams import HIGH_WATER, VsockTransport
 from interpreter.vsock.vhost_user import Feature
 
 from .guest import ALL_FEATURES, GUEST_BASE, GUEST_CID, PLAIN_FEATURES, FakeMachine, echo_guest
@@ -479,6 +479,39 @@ async def test_a_front_end_that_talks_nonsense_loses_its_device() -> None:
         await _nonsense_front_end(machine, 0)
         await device.wait_closed()
         assert isinstance(device.failure, VsockError)
+
+
+async def test_a_ring_must_be_given_eventfds() -> None:
+    async with machine_and_device(plug=False) as (machine, device):
+        await machine.negotiate()
+        os.close(machine.kicks[0])
+        machine.kicks[0] = os.open("/dev/zero", os.O_RDONLY)
+        await machine.start()
+        await device.wait_closed()
+        assert "no eventfd" in str(device.failure)
+
+
+async def test_a_machine_that_is_gone_is_no_machine() -> None:
+    child = await asyncio.create_subprocess_exec("true")
+    await child.wait()
+    ours, theirs = socket.socketpair()
+    with theirs, pytest.raises(MachineDied):
+        async with VsockDevice(ours, pid=child.pid, guest_cid=GUEST_CID):
+            pass
+
+
+async def test_small_packets_that_nobody_reads_are_held_in_one_piece() -> None:
+    async with machine_and_device() as (machine, device):
+        reader, writer, port = await connected(machine, device)
+        transport = writer.transport
+        assert isinstance(transport, VsockTransport)
+        transport.pause_reading()
+        for index in range(500):
+            await machine.send(Op.RW, 7, port, b"%03d" % index)
+        await until(lambda: len(transport._held) == 1500)
+        transport.resume_reading()
+        assert await reader.readexactly(1500) == b"".join(b"%03d" % index for index in range(500))
+        transport.abort()
 
 
 @pytest.mark.parametrize("cid", [0, 1, 2, 0xFFFF_FFFF, 1 << 32])
