@@ -147,10 +147,10 @@ class Agent:
                 if not self.renewed:
                     raise Refused("not_renewed", "this guest has not been renewed since it was restored")
                 await self._open(connection, frame.body)
+            except TimeoutError:
+                await _refuse(connection, Refused("kernel_silent", "the kernel did not answer in time"))
             except (Refused, files.FileRefused) as error:
-                body = {"code": error.code, "message": str(error)}
-                await asyncio.get_running_loop().sock_sendall(connection, encode(Frame(Kind.ERROR, body)))
-                await _discard(connection)
+                await _refuse(connection, error)
             finally:
                 # Wakes a thread that still waits on it when this task was cancelled.
                 with contextlib.suppress(OSError):
@@ -302,6 +302,12 @@ async def _exactly(connection: socket.socket, count: int) -> bytes:
             raise ConnectionResetError("the stream ended before it was opened")
         data += piece
     return data
+
+
+async def _refuse(connection: socket.socket, error: Refused | files.FileRefused) -> None:
+    body = {"code": error.code, "message": str(error)}
+    await asyncio.get_running_loop().sock_sendall(connection, encode(Frame(Kind.ERROR, body)))
+    await _discard(connection)
 
 
 async def _discard(connection: socket.socket) -> None:

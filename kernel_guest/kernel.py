@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import zmq
-from ipykernel.iostream import IOPubThread
 from ipykernel.kernelapp import IPKernelApp
 
 PORTS = {"shell_port": 1, "iopub_port": 2, "stdin_port": 3, "control_port": 4, "hb_port": 5}
@@ -30,10 +29,17 @@ class KernelApp(IPKernelApp):
     """ipykernel's application with an iopub socket that never drops."""
 
     def init_iopub(self, context: Any) -> None:
-        """Called by ``initialize``; the option must be set before anybody subscribes."""
+        """Called by ``initialize``; the options must be set before anybody subscribes."""
         super().init_iopub(context)
-        thread: IOPubThread = self.iopub_thread
-        thread.socket.setsockopt(zmq.XPUB_NODROP, 1)
+        thread: Any = self.iopub_thread
+
+        def set_options() -> None:
+            thread.socket.setsockopt(zmq.XPUB_NODROP, 1)
+            # Else only the first of several clients is told that its subscription counts (iopub_welcome).
+            thread.socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+
+        # In its own thread: a ZeroMQ socket belongs to one.
+        thread.schedule(set_options)
 
 
 def write_connection_file(folder: Path, key: bytes) -> Path:
@@ -69,6 +75,9 @@ def run_kernel(connection_file: Path, renewals: socket.socket, session: str, env
         ]
     )
     app.session.session = session
+    if "matplotlib" in sys.modules:
+        # Imported in the zygote, before there was a shell that plots could be shown in.
+        app.shell.enable_matplotlib("inline")
     thread = threading.Thread(target=_serve_renewals, args=(app, renewals), name="renewals", daemon=True)
     thread.start()
     app.start()

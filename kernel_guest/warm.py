@@ -19,7 +19,8 @@ from kernel_guest.agent import Agent
 from kernel_guest.frames import Frame, Kind, decode, encode
 
 _SECONDS = 120.0
-_CODE = "import sys; print('warm'); sys.stdout.flush(); 1 + 1"
+# It names nothing: what the code leaves behind would be in every session.
+_CODE = "print('warm', flush=True)\n1 + 1"
 
 
 async def warm_agent(agent: Agent, home: Path) -> None:
@@ -32,7 +33,13 @@ async def warm_agent(agent: Agent, home: Path) -> None:
         await client.expect(Kind.EVENT)
         identity: dict[str, Any] = {"key": os.urandom(32).hex().encode(), "session": uuid.uuid4().hex, "env": {}}
         names = {"hostname": "interpreter", "machine_id": uuid.uuid4().hex}
-        renewal: dict[str, Any] = {"op": "renew", "entropy": os.urandom(64), "clock_ns": time.time_ns(), **names, **identity}
+        renewal: dict[str, Any] = {
+            "op": "renew",
+            "entropy": os.urandom(64),
+            "clock_ns": time.time_ns(),
+            **names,
+            **identity,
+        }
         calls: list[dict[str, Any]] = [renewal, {"op": "ping"}, {"op": "clock", "clock_ns": time.time_ns()}]
         for number, call in enumerate(calls):
             await client.send(Kind.CALL, {"id": number, **call})

@@ -21,7 +21,6 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-
 from kernel_guest.kernel import run_kernel, write_connection_file
 
 USER = 1000

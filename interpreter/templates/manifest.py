@@ -40,6 +40,8 @@ class Conditions(BaseModel):
     accelerator: Accelerator
     cpu_model: str
     machine: str
+    command_line: str = ""
+    """Empty in snapshots from before it was noted, which therefore fit nowhere."""
     memory_mb: int
     cpus: int
 
@@ -88,6 +90,7 @@ def conditions_of(spec: MachineSpec, qemu_version: str) -> Conditions:
         accelerator=spec.accelerator,
         cpu_model=cpu_model,
         machine=MACHINE_TYPE,
+        command_line=spec.command_line,
         memory_mb=spec.memory_mb,
         cpus=spec.cpus,
     )

@@ -114,7 +114,7 @@ async def _boot(
             files=MachineFiles(memory, opened(folder / "rootfs.squashfs", os.O_RDONLY), opened(scratch, os.O_RDWR)),
             jail=new_jail(settings.jail_uid, kvm=spec.uses_kvm),
             qemu=find_program(settings.qemu),
-            arguments=boot_arguments(kernel, initramfs),
+            arguments=boot_arguments(spec, kernel, initramfs),
             inherited=(kernel, initramfs),
             shared_memory=True,
         )

@@ -1,0 +1,43 @@
+"""What tests share: one template built once a run, one engine that restores sessions from it.
+
+Tests marked ``machine`` use real machines. Their state lies under ``INTERPRETER_HOME`` when that is set, else in
+a folder that is kept between runs in the user's cache; the template is built unless the very same is there.
+"""
+
+import os
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from interpreter import Accelerator, Engine, Session, Settings, build_template
+
+TEMPLATE = "base"
+
+
+@pytest.fixture(scope="session")
+def settings() -> Settings:
+    home = os.environ.get("INTERPRETER_HOME") or Path.home() / ".cache" / "interpreter-tests"
+    return Settings(home=Path(home))
+
+
+@pytest.fixture(scope="session")
+async def engine(settings: Settings) -> AsyncGenerator[Engine]:
+    async with Engine(settings) as engine:
+        await build_template(settings, TEMPLATE, Accelerator(engine.accelerator.accelerator), print)
+        await engine.load(TEMPLATE)
+        yield engine
+
+
+@pytest.fixture
+async def session(engine: Engine) -> AsyncGenerator[Session]:
+    async with engine.session(template=TEMPLATE) as session:
+        yield session
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The first machine test may have to build a template, which takes minutes; each has a bound all the same.
+    for item in items:
+        if "engine" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.machine)
+            item.add_marker(pytest.mark.timeout(900))

@@ -1,0 +1,73 @@
+"""Clones of one snapshot: nothing that must be unique is shared, and the clock is right.
+
+The list is the one of Firecracker's "random for clones" and of Jupyter's own state: kernel entropy, Python's
+random, uuid1 and uuid4, temporary names, host name, machine id, boot id, the kernel's Jupyter session, its key.
+"""
+
+import time
+
+import pytest
+
+from interpreter import Engine, Session
+from interpreter.kernel.connection import connect_kernel
+
+UNIQUE = {
+    "os.urandom": "__import__('os').urandom(16).hex()",
+    "getrandom": "__import__('os').getrandom(16).hex()",
+    "random.random": "__import__('random').random()",
+    "uuid4": "str(__import__('uuid').uuid4())",
+    "uuid1 node": "__import__('uuid').getnode()",
+    "temporary name": "next(__import__('tempfile')._get_candidate_names())",
+    "host name": "__import__('socket').gethostname()",
+    "machine id": "open('/etc/machine-id').read()",
+    "boot id": "open('/proc/sys/kernel/random/boot_id').read()",
+    "kernel uuid": "open('/proc/sys/kernel/random/uuid').read()",
+    "Jupyter session": "get_ipython().kernel.session.session",
+    "Jupyter key": "get_ipython().kernel.session.key",
+}
+
+
+async def ask_all(session: Session) -> dict[str, str | None]:
+    return {name: (await session.execute(code)).text for name, code in UNIQUE.items()}
+
+
+async def test_two_clones_share_nothing_that_must_be_unique(engine: Engine) -> None:
+    async with engine.session(template="base") as one, engine.session(template="base") as two:
+        first, second = await ask_all(one), await ask_all(two)
+    assert all(value is not None for value in (*first.values(), *second.values()))
+    assert [name for name in UNIQUE if first[name] == second[name]] == []
+
+
+async def test_two_kernels_of_one_session_differ_too(session: Session) -> None:
+    names = ("random.random", "temporary name")
+    before = {name: (await session.execute(UNIQUE[name])).text for name in names}
+    await session.restart()
+    after = {name: (await session.execute(UNIQUE[name])).text for name in names}
+    assert all(before[name] != after[name] for name in names)
+
+
+async def test_the_clock_is_the_hosts_to_50_ms(session: Session) -> None:
+    # The guest looks at its clock between two looks at ours, so its error is bounded by what lies outside of them.
+    errors: list[float] = []
+    for _ in range(5):
+        before = time.time()
+        text = (await session.execute("__import__('time').time()")).text
+        after = time.time()
+        guest = float(text or "nan")
+        errors.append(max(before - guest, guest - after, 0.0))
+    assert min(errors) <= 0.050
+
+
+async def test_messages_signed_with_another_clones_key_are_not_answered(engine: Engine) -> None:
+    async with engine.session(template="base") as one:
+        async with connect_kernel(one.vsock.connect, key=b"0" * 64, session="stranger") as stranger:
+            request = stranger.codec.request("kernel_info_request", {})
+            with pytest.raises(TimeoutError):
+                await stranger.ask("shell", request, timeout=1.0)
+        assert (await one.execute("1")).text == "1"
+
+
+async def test_a_clone_starts_with_an_empty_history(session: Session) -> None:
+    result = await session.execute("len(In), dict(Out), [n for n in dir() if not n.startswith('_')]")
+    assert result.execution_count == 1
+    assert result.text == "(2, {}, ['In', 'Out', 'exit', 'get_ipython', 'open', 'quit'])"
