@@ -59,7 +59,11 @@ def rights_of(user: int | None) -> Generator[None]:
 
 
 def receive_file(source: socket.socket, target: Path, *, size: int | None, mode: int) -> int:
-    """Write what ``source`` sends until its end to ``target``, whole or not at all. Blocks. Raises FileRefused."""
+    """Write what ``source`` sends to ``target``, whole or not at all. Blocks. Raises FileRefused.
+
+    With a ``size`` that many bytes are due. Without, pieces come with a 4-byte big-endian length before each, and
+    the one of length 0 is the end: a stream that was reset looks to its reader like one that has ended.
+    """
     try:
         if target.is_dir():
             raise FileRefused("is_a_directory", f"{target} is a folder")
@@ -67,9 +71,7 @@ def receive_file(source: socket.socket, target: Path, *, size: int | None, mode:
         partial = target.parent / f".{target.name[:80]}.{secrets.token_hex(4)}.part"
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            received = _copy_in(source, descriptor)
-            if size is not None and received != size:
-                raise FileRefused("size_mismatch", f"{received} bytes came, {size} were announced")
+            received = _copy_pieces(source, descriptor) if size is None else _copy_in(source, descriptor, size)
             os.fchmod(descriptor, mode & 0o777)
             # Through links, as a shell's redirection would go.
             partial.rename(target.resolve() if target.is_symlink() else target)
@@ -109,13 +111,28 @@ def send_file(descriptor: int, target: socket.socket, size: int) -> None:
         size -= count
 
 
-def _copy_in(source: socket.socket, descriptor: int) -> int:
+def _copy_pieces(source: socket.socket, descriptor: int) -> int:
     received = 0
-    buffer = memoryview(bytearray(_BUFFER))
-    while count := source.recv_into(buffer):
+    while True:
+        prefix = source.recv(4, socket.MSG_WAITALL)
+        if len(prefix) < 4:
+            raise FileRefused("size_mismatch", f"the upload broke off after {received} bytes")
+        length = int.from_bytes(prefix, "big")
+        if length == 0:
+            return received
+        received += _copy_in(source, descriptor, length)
+
+
+def _copy_in(source: socket.socket, descriptor: int, size: int) -> int:
+    buffer = memoryview(bytearray(min(_BUFFER, size)))
+    left = size
+    while left:
+        count = source.recv_into(buffer[: min(left, _BUFFER)])
+        if count == 0:
+            raise FileRefused("size_mismatch", f"{size - left} bytes came, {size} were announced")
         _write_all(descriptor, buffer[:count])
-        received += count
-    return received
+        left -= count
+    return size
 
 
 def _write_all(descriptor: int, data: memoryview) -> None:

@@ -9,11 +9,11 @@ stream carries the CALL, OK, ERROR and EVENT frames of the control service.
 """
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-import msgpack
+import msgpack  # pyright: ignore[reportMissingTypeStubs]
 
 VERSION: Final = 1
 MAX_FRAME: Final = 256 * 1024 * 1024
@@ -26,6 +26,12 @@ AGENT_PORT: Final = 1
 """The guest's agent listens here."""
 
 CHANNELS: Final = ("shell", "control", "iopub", "stdin", "hb")
+
+
+# msgpack tells no types of its own.
+_pack = cast("Callable[..., bytes]", msgpack.packb)  # pyright: ignore[reportUnknownMemberType]
+_unpack = cast("Callable[..., Any]", msgpack.unpackb)  # pyright: ignore[reportUnknownMemberType]
+_UnpackError = cast("type[Exception]", msgpack.exceptions.UnpackException)
 
 
 class Kind(enum.StrEnum):
@@ -53,7 +59,7 @@ class Frame:
 
 def encode(frame: Frame) -> bytes:
     """Turn a frame into the bytes that go on the wire. Raises FrameError when it is too long."""
-    payload = cast("bytes", msgpack.packb([VERSION, str(frame.kind), frame.body], use_bin_type=True))
+    payload = _pack([VERSION, str(frame.kind), frame.body], use_bin_type=True)
     if len(payload) > MAX_FRAME:
         raise FrameError(f"a frame of {len(payload)} bytes is over the limit of {MAX_FRAME}")
     return len(payload).to_bytes(4, "big") + payload
@@ -63,11 +69,11 @@ def decode(payload: bytes | bytearray | memoryview) -> Frame:
     """Turn the payload of one frame (without its length) into a Frame. Raises FrameError."""
     try:
         # The limits of msgpack's own unpacker follow from the payload's length: nothing can ask for more.
-        value: Any = msgpack.unpackb(payload, raw=False, strict_map_key=True)
-    except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
+        value: Any = _unpack(payload, raw=False, strict_map_key=True)
+    except (ValueError, TypeError, _UnpackError, RecursionError) as error:
         raise FrameError(f"not msgpack: {error}") from None
     match value:
-        case [version, str(kind), dict(body)] if version == VERSION:
+        case [version, str(kind), body] if version == VERSION and isinstance(body, dict):
             entries = cast("dict[Any, Any]", body)
             if not all(isinstance(key, str) for key in entries):
                 raise FrameError("a frame's body has a key that is not text")

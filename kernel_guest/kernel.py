@@ -30,7 +30,7 @@ class KernelApp(IPKernelApp):
 
     def init_iopub(self, context: Any) -> None:
         """Called by ``initialize``; the options must be set before anybody subscribes."""
-        super().init_iopub(context)
+        super().init_iopub(context)  # pyright: ignore[reportUnknownMemberType]
         thread: Any = self.iopub_thread
 
         def set_options() -> None:

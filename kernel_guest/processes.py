@@ -169,7 +169,9 @@ class Zygote:
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_DUP2, descriptor, 3),
             ]
-            pid = os.posix_spawn(sys.executable, command, self._environment, file_actions=actions)
+            pid = os.posix_spawn(  # noqa: ASYNC221  (it returns at once)
+                sys.executable, command, self._environment, file_actions=actions
+            )
         self._requests = ours
 
         def ended(_: int) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import zmq
 from zmq.eventloop.zmqstream import ZMQStream
@@ -121,12 +121,12 @@ class Relay:
             self._listen()
 
     def _to_kernel(self, frame: Frame) -> None:
-        channel, parts = frame.body.get("channel"), frame.body.get("parts")
+        channel, parts = cast("str", frame.body.get("channel")), cast("object", frame.body.get("parts"))
         if frame.kind is not Kind.MESSAGE or channel == "iopub" or not isinstance(parts, list):
             raise FrameError(f"{frame.kind} is not a message for the kernel")
         # With no kernel there (it died, and none was started since) the message has nowhere to go.
         if stream := self._streams.get(channel):
-            stream.send_multipart(parts)
+            stream.send_multipart(cast("list[bytes]", parts))
 
 
 async def splice(path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -29,19 +29,27 @@ async def put_file(
 ) -> int:
     """Write ``pieces`` to ``path`` in the guest, whole or not at all; returns the size in bytes.
 
-    ``size``, when known, must come out. Raises TransferError with what the guest said, MachineDied.
+    ``size``, when known, must come out; pieces must not be empty. Raises TransferError with what the
+    guest said, MachineDied.
     """
     try:
         async with open_service(connect, "put", path=path, size=size, mode=mode) as stream:
+            # The guest may refuse at any moment, a full disk for one; then the rest need not be sent.
+            answer = asyncio.create_task(stream.answer())
             try:
                 async for piece in pieces:
+                    if answer.done():
+                        break
+                    if size is None:
+                        # Of unknown size: each piece with its length, so that an end is told from a break.
+                        stream.writer.write(len(piece).to_bytes(4, "big"))
                     stream.writer.write(piece)
                     await stream.writer.drain()
-                stream.writer.write_eof()
-            except ConnectionError:
-                # The guest gave up early; its answer says why.
-                pass
-            return integer(await stream.answer(), "size")
+                if size is None:
+                    stream.writer.write(bytes(4))
+                return integer(await answer, "size")
+            finally:
+                answer.cancel()
     except GuestRefused as error:
         raise TransferError(f"{path} could not be written: {error.message}") from error
     except OSError as error:

@@ -82,15 +82,16 @@ async def restore_guest(
         timings.mark("loaded")
         cid = secrets.randbelow(_LAST_CID - _FIRST_CID) + _FIRST_CID
         vsock = await stack.enter_async_context(VsockDevice(machine.vsock, pid=machine.pid, guest_cid=cid))
-        listener = await stack.enter_async_context(vsock.listen(CONTROL_PORT))
         try:
             async with asyncio.timeout(settings.restore_timeout):
-                await machine.plug_vsock()
-                timings.mark("plugged")
-                machine.doorbell.send(_DOORBELL)
-                await machine.run()
-                timings.mark("running")
-                reader, writer, _ = await _unless_ended(machine, vsock, listener.accept())
+                # One stream is taken, the agent's; whoever dials this port later is refused.
+                async with vsock.listen(CONTROL_PORT) as listener:
+                    await machine.plug_vsock()
+                    timings.mark("plugged")
+                    machine.doorbell.send(_DOORBELL)
+                    await machine.run()
+                    timings.mark("running")
+                    reader, writer, _ = await _unless_ended(machine, vsock, listener.accept())
                 timings.mark("connected")
                 control = await stack.enter_async_context(serve_control(reader, writer, on_event, on_end))
                 await _renew(control, renewal, settings.restore_timeout)

@@ -3,8 +3,9 @@
 Guest memory, disks and sockets are passed in as open descriptors, so none of them has a path inside. When the
 service is root, QEMU runs as a user id of its own per machine; else it runs as the caller in a user namespace.
 
-bubblewrap is process 1 of the new PID namespace and QEMU its child. Killing any of them ends all of them: the
-outer bwrap dies with the thread that started it (``--die-with-parent``), and takes the namespace with it.
+bubblewrap is process 1 of the new PID namespace and QEMU its child. All of them are one process group, which is
+started in a session of its own and killed as one; and when the service itself is killed, the outer bwrap dies
+with the thread that started it (``--die-with-parent``) and takes the namespace with it.
 """
 
 import os
@@ -62,7 +63,7 @@ class Jail:
         return [
             str(find_program("bwrap")),
             *("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
-            *("--die-with-parent", "--new-session", "--clearenv", "--hostname", "jail"),
+            *("--die-with-parent", "--clearenv", "--hostname", "jail"),
             *identity,
             *("--proc", "/proc", "--dev", "/dev"),
             *(("--dev-bind", "/dev/kvm", "/dev/kvm") if self.kvm else ()),

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -174,7 +175,9 @@ def _limits(start: MachineStart) -> Limits:
 
 
 async def _kill(process: asyncio.subprocess.Process, watcher: asyncio.Task[None]) -> None:
+    # The group, not bwrap alone: killed in its first moments, before it has arranged for that, it would leave its
+    # child behind.
     with contextlib.suppress(ProcessLookupError):
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
     # The pipe closes when the last process of the jail is gone, so this also waits for QEMU itself.
     await asyncio.shield(watcher)

@@ -1,0 +1,1 @@
+"""Measurements of the engine on this host; ratios are taken within one run."""
