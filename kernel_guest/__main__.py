@@ -64,7 +64,7 @@ async def serve(doorbell: Doorbell) -> None:
     await agent.start_kernel()
     await warm_agent(agent, _HOME)
     agent.forget_host()
-    await agent.freeze()
+    await agent.prepare_clones()
     gc.collect()
     gc.freeze()
     os.sync()

@@ -75,6 +75,7 @@ class Agent:
         self._identity = KernelIdentity(os.urandom(32).hex().encode(), os.urandom(16).hex(), {})
         self._kernel: KernelProcess | None = None
         self._relays: set[Relay] = set()
+        self._spare: Relay | None = None
         self._streams: set[asyncio.Task[None]] = set()
         self._control: asyncio.StreamWriter | None = None
         self.renewed = False
@@ -96,8 +97,12 @@ class Agent:
         self._tell({"event": "kernel_started", "pid": kernel.pid})
         return kernel.pid
 
-    async def freeze(self) -> None:
-        """Tell the kernel that what it has now will be in every clone."""
+    async def prepare_clones(self) -> None:
+        """Do ahead what every clone would have to do first: connect to the kernel, put its objects aside."""
+        self._spare = Relay(self._context, self._places.kernel)
+        self._relays.add(self._spare)
+        self._spare.connect()
+        await self._spare.welcomed()
         await self._running().freeze()
 
     def forget_host(self) -> None:
@@ -158,8 +163,8 @@ class Agent:
 
     async def _open(self, connection: socket.socket, body: dict[str, Any]) -> None:
         match body:
-            case {"service": "kernel", "identity": bytes(identity)}:
-                await self._relay(connection, identity)
+            case {"service": "kernel"}:
+                await self._relay(connection)
             case {"service": "splice", "channel": str(channel)} if channel in CHANNELS:
                 reader, writer = await asyncio.open_connection(sock=connection)
                 writer.write(encode(Frame(Kind.OK)))
@@ -171,13 +176,13 @@ class Agent:
             case _:
                 raise Refused("bad_request", f"there is no service {body.get('service')!r} with these arguments")
 
-    async def _relay(self, connection: socket.socket, identity: bytes) -> None:
+    async def _relay(self, connection: socket.socket) -> None:
         self._running()
         reader, writer = await asyncio.open_connection(sock=connection)
-        relay = Relay(self._context, self._places.kernel, reader, writer)
+        relay, self._spare = self._spare or Relay(self._context, self._places.kernel), None
         self._relays.add(relay)
         try:
-            await relay.run(identity, lambda: writer.write(encode(Frame(Kind.OK))))
+            await relay.run(reader, writer, lambda: writer.write(encode(Frame(Kind.OK))))
         finally:
             self._relays.discard(relay)
             writer.close()

@@ -7,6 +7,7 @@ iopub socket then waits (it never drops), and nothing is lost.
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -32,27 +33,28 @@ def channel_path(folder: Path, channel: str) -> str:
 class Relay:
     """Passes messages between one stream and the kernel whose sockets lie in ``folder``."""
 
-    def __init__(
-        self, context: zmq.Context[Any], folder: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def __init__(self, context: zmq.Context[Any], folder: Path) -> None:
         self._context = context
         self._folder = folder
-        self._reader = reader
-        self._writer = writer
+        self._identity = os.urandom(16)
         self._streams: dict[str, ZMQStream] = {}
         self._welcomed = asyncio.Event()
+        self._writer: asyncio.StreamWriter | None = None
         self._resuming: asyncio.Task[None] | None = None
-        self._identity = b""
 
-    async def run(self, identity: bytes, when_ready: Callable[[], None]) -> None:
+    async def run(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, when_ready: Callable[[], None]
+    ) -> None:
         """Relay until the stream ends. ``when_ready`` is called when no output can be missed any more."""
-        self._identity = identity
         try:
-            self.connect()
+            if not self._streams:
+                self.connect()
             await self.welcomed()
+            self._writer = writer
             when_ready()
+            self._listen()
             decoder = FrameDecoder()
-            while data := await self._reader.read(_READ):
+            while data := await reader.read(_READ):
                 for frame in decoder.feed(data):
                     self._to_kernel(frame)
         finally:
@@ -73,7 +75,8 @@ class Relay:
                 socket.setsockopt(zmq.IDENTITY, self._identity)
             socket.connect(f"ipc://{channel_path(self._folder, channel)}")
             self._streams[channel] = ZMQStream(socket)
-        self._listen()
+        # Until there is a stream only the welcome is waited for; all else stays in the sockets.
+        self._streams["iopub"].on_recv(self._take_welcome)
 
     def disconnect(self) -> None:
         """Close the sockets: the kernel is gone, or nobody wants it any more."""
@@ -85,25 +88,31 @@ class Relay:
         """Wait until the kernel has taken the subscription to iopub; what it publishes then arrives."""
         async with asyncio.timeout(_WELCOME_SECONDS):
             await self._welcomed.wait()
+        if self._writer is not None:
+            self._listen()
+
+    def _take_welcome(self, parts: Sequence[bytes]) -> None:
+        # What was published before the welcome nobody has missed: the stream's OK is sent after it.
+        if any(_WELCOME in part for part in parts):
+            self._welcomed.set()
+            self._streams["iopub"].stop_on_recv()
 
     def _listen(self) -> None:
         for channel, stream in self._streams.items():
             stream.on_recv(self._receiver(channel))
 
     def _receiver(self, channel: str) -> Callable[[Sequence[bytes]], None]:
+        writer = self._writer
+        if writer is None:
+            raise RuntimeError("a relay listens only for a stream")
+
         def receive(parts: Sequence[bytes]) -> None:
-            if channel == "iopub" and not self._welcomed.is_set():
-                # The first message after the subscription is the welcome; what came before it has been lost to
-                # nobody, because the stream's OK is sent after it.
-                if any(_WELCOME in part for part in parts):
-                    self._welcomed.set()
-                return
             try:
-                self._writer.write(encode(Frame(Kind.MESSAGE, {"channel": channel, "parts": list(parts)})))
+                writer.write(encode(Frame(Kind.MESSAGE, {"channel": channel, "parts": list(parts)})))
             except FrameError:
                 # Longer than any frame may be: the one message that cannot pass is left out, the rest goes on.
                 return
-            transport: Any = self._writer.transport
+            transport: Any = writer.transport
             if transport.get_write_buffer_size() > _HIGH_WATER and self._resuming is None:
                 self._pause()
 
@@ -116,7 +125,8 @@ class Relay:
 
     async def _resume(self) -> None:
         with contextlib.suppress(ConnectionError):
-            await self._writer.drain()
+            if self._writer is not None:
+                await self._writer.drain()
             self._resuming = None
             self._listen()
 

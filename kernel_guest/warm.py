@@ -52,7 +52,7 @@ async def warm_agent(agent: Agent, home: Path) -> None:
 
 
 async def _warm_kernel(agent: Agent) -> None:
-    client = await _open(agent, {"service": "kernel", "identity": os.urandom(16)})
+    client = await _open(agent, {"service": "kernel"})
     for kind, content in (
         ("kernel_info_request", {}),
         ("execute_request", {"code": _CODE, "silent": True, "store_history": False, "allow_stdin": False}),

@@ -1,7 +1,6 @@
 """One client of a kernel: its five channels over one stream, and who waits for what."""
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -140,8 +139,8 @@ class KernelConnection:
 
 @asynccontextmanager
 async def connect_kernel(connect: Connect, *, key: bytes, session: str) -> AsyncGenerator[KernelConnection]:
-    """Connect to the kernel through the guest's relay, as a client with an identity of its own."""
-    async with open_service(connect, "kernel", identity=os.urandom(16)) as stream:
+    """Connect to the kernel through the guest's relay, which gives each stream an identity of its own."""
+    async with open_service(connect, "kernel") as stream:
         connection = KernelConnection(stream, Codec(key, session))
         task = asyncio.create_task(connection.receive())
         try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from interpreter.errors import DiskFull, ProgramMissing, TemplateBuildFailed
+from interpreter.vm.spawn import signal_group, spawn
 
 DEBIAN_PACKAGES: Final = {
     "mmdebstrap": "mmdebstrap",
@@ -37,13 +38,12 @@ async def run_program(command: Sequence[str | Path], *, step: str, stdin: int = 
 
     Cancelled, it asks the program's whole session to end and waits until it has cleaned up after itself.
     """
-    process = await asyncio.create_subprocess_exec(
-        *map(str, command),
+    process = await spawn(
+        [str(part) for part in command],
+        environment={**os.environ, "LC_ALL": "C.UTF-8"},
         stdin=stdin,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        env={**os.environ, "LC_ALL": "C.UTF-8"},
-        start_new_session=True,
     )
     lines: list[str] = []
     try:
@@ -64,8 +64,7 @@ async def run_program(command: Sequence[str | Path], *, step: str, stdin: int = 
 async def _end(process: asyncio.subprocess.Process) -> None:
     # mmdebstrap unmounts and removes what it made when it is asked to end; killed, it could not.
     for sign in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, sign)
+        signal_group(process, sign)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_TERM_SECONDS):
                 await process.wait()

@@ -22,6 +22,7 @@ from interpreter.vm.command import (
 )
 from interpreter.vm.jail import Jail, Limits
 from interpreter.vm.qmp import Qmp, connect_qmp
+from interpreter.vm.spawn import signal_group, spawn
 
 _OVERHEAD = 2 * 1024**3
 """Address space of QEMU itself: its libraries, heaps and thread stacks (about 1 GiB is mapped, little is used)."""
@@ -116,13 +117,12 @@ async def start_machine(start: MachineStart) -> AsyncGenerator[Machine]:
         command = start.jail.command(start.qemu, [*arguments, *start.arguments], _limits(start))
         command[1:1] = ["--info-fd", str(info_write)]
         try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
+            process = await spawn(
+                command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
                 pass_fds=(*_descriptors(start, channels), info_write),
-                start_new_session=True,
             )
         finally:
             os.close(info_write)
@@ -177,7 +177,6 @@ def _limits(start: MachineStart) -> Limits:
 async def _kill(process: asyncio.subprocess.Process, watcher: asyncio.Task[None]) -> None:
     # The group, not bwrap alone: killed in its first moments, before it has arranged for that, it would leave its
     # child behind.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    signal_group(process, signal.SIGKILL)
     # The pipe closes when the last process of the jail is gone, so this also waits for QEMU itself.
     await asyncio.shield(watcher)
