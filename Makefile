@@ -62,7 +62,7 @@ fuzz: setup ## Fuzz the parsers of what comes from the guest (FUZZ_RUNS=200000 e
 lock: setup ## Resolve requirements.lock anew
 	@$(BIN)/python -m pip install --quiet "pip-tools>=7.4"
 	@$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links \
-		--no-emit-trusted-host --extra dev --extra guest --output-file requirements.lock pyproject.toml
+		--no-emit-trusted-host --no-header --extra dev --extra guest --output-file requirements.lock pyproject.toml
 
 clean: ## Remove what the build tools made (not INTERPRETER_HOME)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,8 +1,8 @@
 """``interpreter run``: code in a fresh session, outputs as they come."""
 
 import asyncio
-import getpass
 import sys
+import termios
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +66,20 @@ async def _run_cells(session: Session, request: RunRequest, display: Display) ->
 
 
 async def _ask(prompt: str, password: bool) -> str:
-    if password:
-        return await asyncio.to_thread(getpass.getpass, prompt)
-    return await asyncio.to_thread(input, prompt)
+    # Not input() in a thread: nothing could end that thread when the user presses Ctrl-C.
+    loop = asyncio.get_running_loop()
+    descriptor = sys.stdin.fileno()
+    sys.stderr.write(prompt)
+    sys.stderr.flush()
+    line: asyncio.Future[str] = loop.create_future()
+    loop.add_reader(descriptor, lambda: line.done() or line.set_result(sys.stdin.readline()))
+    before = termios.tcgetattr(descriptor)
+    try:
+        if password:
+            silent = [*before]
+            silent[3] &= ~termios.ECHO
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, silent)
+        return (await line).rstrip("\n")
+    finally:
+        loop.remove_reader(descriptor)
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
