@@ -25,7 +25,7 @@ from kernel_guest.kernel import run_kernel, write_connection_file
 
 USER = 1000
 HOME = "/home/user"
-_MAX_PROCESSES = 1024
+_MAX_PROCESSES = 256
 _LIKELY_VICTIM = "500"
 """oom_score_adj of kernels: when memory runs out they go, and the agent stays to tell."""
 
