@@ -7,9 +7,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.markup import escape
+
 from interpreter.cli.display import Display
 from interpreter.cli.source import Cell
-from interpreter.cli.terminal import EXIT_CODE_RAISED, print_json, step
+from interpreter.cli.terminal import EXIT_CODE_RAISED, err, print_json, step
 from interpreter.errors import ConfigurationError, ExecutionTimeout
 from interpreter.sessions.engine import Engine
 from interpreter.sessions.session import Session
@@ -36,12 +38,17 @@ async def run(settings: Settings, request: RunRequest) -> int:
     display = Display(request.out, json_lines=request.json_lines)
     async with AsyncExitStack() as stack:
         with step(f"restoring a session of {request.template}", quiet=request.json_lines):
-            engine = await stack.enter_async_context(Engine(settings))
+            engine = await stack.enter_async_context(Engine(settings, progress=_tell_progress))
             session = await stack.enter_async_context(engine.session(template=request.template))
         for path in request.uploads:
             with step(f"uploading {path.name}", quiet=request.json_lines):
                 await session.upload(path, path.name)
         return await _run_cells(session, request, display)
+
+
+def _tell_progress(text: str) -> None:
+    # Only heard when the snapshot must be made again, which takes long enough that the user should know why.
+    err.print(f"[yellow]template:[/] {escape(text)}")
 
 
 async def _run_cells(session: Session, request: RunRequest, display: Display) -> int:

@@ -65,7 +65,8 @@ class Qmp:
 async def connect_qmp(channel: socket.socket) -> AsyncGenerator[Qmp]:
     """Hold a QMP session over a connected socket, which it takes over. Raises MachineDied."""
     client = QMPClient("machine")
-    client.logger.propagate = False
+    # Each caller is told by an error of ours; the package would print it as well.
+    client.logger.disabled = True
     try:
         try:
             await client.connect(channel)
