@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks import guest_code
 from interpreter import Engine, Session
-from interpreter.templates.snapshot import find_snapshot
+from interpreter.templates.snapshot import measure_boot
 from interpreter.templates.store import TemplateStore
 
 RESTORES = 10
@@ -27,11 +27,10 @@ Progress = Callable[[str], None]
 
 async def measure(engine: Engine, template: str, progress: Progress) -> dict[str, float]:
     """All figures: times in seconds, rates in MB/s, memory in MB, CPU in percent of a core."""
-    progress("cold boot (from the build)")
+    loaded = await engine.load(template)
+    progress("cold boot to a warm kernel")
     built = TemplateStore(engine.settings.templates_home).find(template)
-    snapshot = find_snapshot(built)
-    figures = {"cold_boot_s": snapshot.boot_seconds if snapshot else float("nan")}
-    await engine.load(template)
+    figures = {"cold_boot_s": await measure_boot(built, loaded.spec, engine.settings)}
     progress("restores")
     figures |= await restores(engine, template)
     async with engine.session(template=template) as session:

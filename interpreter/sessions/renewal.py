@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 ENTROPY_BYTES: Final = 64
-CLOCK_TOLERANCE_NS: Final = 20_000_000
-"""How far off the guest's clock may be after a restore; 50 ms are promised."""
+CLOCK_TOLERANCE_NS: Final = 40_000_000
+"""How far off the guest's clock may seem after a restore, before it is set once more.
+
+50 ms are promised; what is measured includes the answer's way back, so the true error is less.
+"""
 
 
 @dataclass(frozen=True, slots=True)

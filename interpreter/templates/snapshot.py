@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import AsyncGenerator, Generator
@@ -77,6 +78,17 @@ async def make_snapshot(
         snapshot = Snapshot(conditions=conditions, boot_seconds=round(boot_seconds, 2), files=records)
         write_json(snapshot, target / SNAPSHOT_MANIFEST)
     return snapshot
+
+
+async def measure_boot(built: BuiltTemplate, spec: MachineSpec, settings: Settings) -> float:
+    """Boot a build as its snapshot was made, keep nothing; returns the seconds from power-on to a warm kernel."""
+    with tempfile.TemporaryDirectory(dir=settings.home) as folder:
+        scratch = Path(folder) / SCRATCH
+        await make_scratch(scratch, built.manifest.definition.scratch_gb)
+        started = time.monotonic()
+        async with _boot(built.folder, scratch, spec, settings) as (machine, _):
+            await _wait_ready(machine, settings.boot_timeout)
+            return time.monotonic() - started
 
 
 async def make_scratch(path: Path, size_gb: int) -> None:
