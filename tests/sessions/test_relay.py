@@ -43,13 +43,16 @@ async def test_a_subshell_answers_while_the_shell_is_busy(session: Session) -> N
     connection = connection_of(session)
     request = connection.codec.request("create_subshell_request", {})
     subshell = (await connection.ask("control", request, timeout=30)).content["subshell_id"]
-    released = asyncio.Event()
+    asked, released = asyncio.Event(), asyncio.Event()
 
     async def hold(prompt: str, password: bool) -> str:
+        asked.set()
         await released.wait()
         return ""
 
     busy = asyncio.create_task(session.execute("x = 1\ninput()", on_input=hold).result())
+    # ipykernel keeps one "may ask for input" for all its shells: the second request must not come before the question.
+    await asked.wait()
     code = connection.codec.request(
         "execute_request", {"code": "y = 2", "silent": False, "store_history": False}, subshell_id=subshell
     )
