@@ -67,14 +67,17 @@ def receive_file(source: socket.socket, target: Path, *, size: int | None, mode:
     try:
         if target.is_dir():
             raise FileRefused("is_a_directory", f"{target} is a folder")
+        # Through links, as a shell's redirection would go; the part lies beside the file that a link leads to.
+        target = Path(os.path.realpath(target)) if target.is_symlink() else target
+        if target.is_symlink():
+            raise FileRefused("io_error", f"{target} is a link in a circle")
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.parent / f".{target.name[:80]}.{secrets.token_hex(4)}.part"
+        partial = target.parent / f".{target.name[:60]}.{secrets.token_hex(4)}.part"
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             received = _copy_pieces(source, descriptor) if size is None else _copy_in(source, descriptor, size)
             os.fchmod(descriptor, mode & 0o777)
-            # Through links, as a shell's redirection would go.
-            partial.rename(target.resolve() if target.is_symlink() else target)
+            partial.rename(target)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise

@@ -63,7 +63,8 @@ class Relay:
                 self._resuming.cancel()
 
     def connect(self) -> None:
-        """Open sockets to the kernel that is there now."""
+        """Open sockets to the kernel that is there now, in place of those to an earlier one."""
+        self.disconnect()
         self._welcomed.clear()
         for channel, kind in _SOCKET_TYPES.items():
             socket = self._context.socket(kind)
@@ -88,7 +89,8 @@ class Relay:
         """Wait until the kernel has taken the subscription to iopub; what it publishes then arrives."""
         async with asyncio.timeout(_WELCOME_SECONDS):
             await self._welcomed.wait()
-        if self._writer is not None:
+        # A stream that takes no more is still waited for; `_resume` listens then.
+        if self._writer is not None and self._resuming is None:
             self._listen()
 
     def _take_welcome(self, parts: Sequence[bytes]) -> None:
@@ -128,12 +130,20 @@ class Relay:
             if self._writer is not None:
                 await self._writer.drain()
             self._resuming = None
-            self._listen()
+            # Else a new kernel's welcome is still due, which only `_take_welcome` may take.
+            if self._welcomed.is_set():
+                self._listen()
 
     def _to_kernel(self, frame: Frame) -> None:
-        channel, parts = cast("str", frame.body.get("channel")), cast("object", frame.body.get("parts"))
-        if frame.kind is not Kind.MESSAGE or channel == "iopub" or not isinstance(parts, list):
-            raise FrameError(f"{frame.kind} is not a message for the kernel")
+        match frame:
+            case Frame(
+                Kind.MESSAGE, {"channel": "shell" | "control" | "stdin" | "hb" as channel, "parts": [_, *_] as parts}
+            ):
+                pass
+            case _:
+                raise FrameError(f"{frame.kind} is not a message for the kernel")
+        if not all(isinstance(part, bytes) for part in cast("list[object]", parts)):
+            raise FrameError("a message's parts are bytes")
         # With no kernel there (it died, and none was started since) the message has nowhere to go.
         if stream := self._streams.get(channel):
             stream.send_multipart(cast("list[bytes]", parts))

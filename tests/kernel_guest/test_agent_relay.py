@@ -1,0 +1,249 @@
+"""The relay passes every message between its clients and a real kernel: whole, in order, to whom it belongs."""
+
+import asyncio
+import os
+
+import pytest
+from guest_on_host import SECONDS, Guest, Kernel
+
+from interpreter.errors import KernelDied
+from interpreter.kernel.framing import FrameStream, open_service
+from interpreter.kernel.message import Codec, Message
+from kernel_guest.frames import Frame, Kind
+
+LISTEN = """
+def target(comm, opening):
+    @comm.on_msg
+    def echo(message):
+        comm.send({"sizes": [len(part) for part in message["buffers"]]}, buffers=message["buffers"])
+    comm.send({"opened": True}, buffers=opening["buffers"])
+get_ipython().kernel.comm_manager.register_target("echo", target)
+"""
+LINES = "for number in range(10_000): print(str(number).zfill(6) * 170, flush=True)"
+
+
+async def test_outputs_arrive_in_the_order_in_which_they_were_made(kernel: Kernel) -> None:
+    code = "import sys\nprint('a', flush=True)\nprint('b', file=sys.stderr, flush=True)\ndisplay(1)\nprint('c')\n2"
+    result = await kernel.run(code)
+    assert [output.type for output in result.outputs] == [
+        "stream",
+        "stream",
+        "display_data",
+        "stream",
+        "execute_result",
+    ]
+    assert (result.status, result.stdout, result.stderr) == ("ok", "a\nc\n", "b\n")
+
+
+async def test_five_thousand_lines_arrive_in_order(kernel: Kernel) -> None:
+    text = await kernel.printed("for number in range(5000): print(number, flush=number % 7 == 0)")
+    assert text.split() == [str(number) for number in range(5000)]
+
+
+async def test_an_error_names_what_was_raised(kernel: Kernel) -> None:
+    result = await kernel.run("1 / 0")
+    assert result.status == "error"
+    assert getattr(result.outputs[-1], "ename", None) == "ZeroDivisionError"
+
+
+async def test_input_is_answered_by_the_client_that_ran_the_code(kernel: Kernel) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    async def answer(prompt: str, password: bool) -> str:
+        asked.append((prompt, password))
+        return f"answer {len(asked)}"
+
+    code = "import getpass\nprint(input('name? '), getpass.getpass('word? '))"
+    async with asyncio.timeout(SECONDS):
+        result = await kernel.execute(code, on_input=answer)
+    assert result.stdout == "answer 1 answer 2\n"
+    assert asked == [("name? ", False), ("word? ", True)]
+
+
+async def test_an_interrupt_ends_the_code_that_runs_and_keeps_its_variables(kernel: Kernel) -> None:
+    async with asyncio.timeout(SECONDS):
+        outputs = [
+            output async for output in interrupted(kernel, "kept = 5\nprint('runs', flush=True)\nwhile True: pass")
+        ]
+    assert getattr(outputs[-1], "ename", None) == "KeyboardInterrupt"
+    assert await kernel.printed("print(kept)") == "5\n"
+
+
+async def interrupted(kernel: Kernel, code: str):
+    async for output in kernel.execute(code):
+        if output.type == "stream":
+            await kernel.interrupt()
+        yield output
+
+
+async def test_a_restart_gives_a_new_kernel_behind_the_same_connection(kernel: Kernel) -> None:
+    before = await kernel.printed("lost = 1\nimport os\nprint(os.getpid())")
+    await kernel.restart()
+    result = await kernel.run("import os\nprint(os.getpid(), 'lost' in globals())")
+    pid, lost = result.stdout.split()
+    assert (pid != before.strip(), lost, result.execution_count) == (True, "False", 1)
+
+
+async def test_a_restart_tells_who_waits_that_the_kernel_died(kernel: Kernel) -> None:
+    async with asyncio.timeout(SECONDS):
+        with pytest.raises(KernelDied):
+            async for _ in kernel.execute("print('runs', flush=True)\nwhile True: pass"):
+                await kernel.restart()
+
+
+async def test_a_client_that_has_not_read_survives_a_restart(guest: Guest) -> None:
+    codec = codec_of(guest)
+    async with asyncio.timeout(SECONDS), open_service(guest.connect, "kernel") as stream:
+        await send(stream, codec, codec.request("execute_request", {"code": "while True: print('x' * 100_000)"}))
+        await next_of(stream, codec, "stream")
+        # Meanwhile the relay has stopped reading for this client; the new kernel's welcome must reach it all the same.
+        restart = asyncio.create_task(guest.call("restart"))
+        while not restart.done():
+            receiving = asyncio.ensure_future(stream.receive())
+            await asyncio.wait({receiving, restart}, return_when=asyncio.FIRST_COMPLETED)
+            if not receiving.done():
+                # Nothing came before the restart was over: what comes next is the answer below.
+                break
+        else:
+            receiving = asyncio.ensure_future(stream.receive())
+        await restart
+        request = codec.request("kernel_info_request", {})
+        await send(stream, codec, request)
+        message = parse(codec, await receiving)
+        while (message.type, message.parent_id) != ("kernel_info_reply", request.header.msg_id):
+            message = parse(codec, await stream.receive())
+
+
+@pytest.mark.parametrize("size", [0, 1, 8 * 1024 * 1024], ids=["0 B", "1 B", "8 MB"])
+async def test_comm_buffers_pass_both_ways_byte_for_byte(kernel: Kernel, size: int) -> None:
+    await kernel.printed(LISTEN)
+    codec = kernel.connection.codec
+    buffers = [os.urandom(size), bytes(range(256))]
+    opening = codec.request("comm_open", {"comm_id": f"c{size}", "target_name": "echo", "data": {}})
+    opening.buffers.extend(buffers)
+    assert (await comm_answer(kernel, opening)).buffers == buffers
+    message = codec.request("comm_msg", {"comm_id": f"c{size}", "data": {}})
+    message.buffers.extend(reversed(buffers))
+    answer = await comm_answer(kernel, message)
+    assert answer.buffers == buffers[::-1]
+    assert answer.content["data"]["sizes"] == [256, size]
+
+
+async def comm_answer(kernel: Kernel, request: Message) -> Message:
+    with kernel.connection.replies(request) as inbox:
+        async with asyncio.timeout(SECONDS):
+            await kernel.connection.send("shell", request)
+            while True:
+                channel, message = await inbox.get()
+                if (channel, message.type) == ("iopub", "comm_msg"):
+                    return message
+
+
+async def test_a_subshell_runs_code_beside_a_busy_shell(kernel: Kernel) -> None:
+    connection = kernel.connection
+    create = connection.codec.request("create_subshell_request", {})
+    subshell = (await connection.ask("control", create, timeout=SECONDS)).content["subshell_id"]
+    busy, release = asyncio.Event(), asyncio.Event()
+
+    async def hold(prompt: str, password: bool) -> str:
+        busy.set()
+        await release.wait()
+        return "end"
+
+    async with asyncio.timeout(SECONDS):
+        held = asyncio.create_task(kernel.execute("print(input())", on_input=hold).result())
+        await busy.wait()
+        request = connection.codec.request("execute_request", {"code": "beside = 1"}, subshell_id=subshell)
+        reply = await connection.ask("shell", request, timeout=SECONDS)
+        assert (reply.content["status"], held.done()) == ("ok", False)
+        release.set()
+        assert (await held).stdout == "end\n"
+    delete = connection.codec.request("delete_subshell_request", {"subshell_id": subshell})
+    assert (await connection.ask("control", delete, timeout=SECONDS)).content["status"] == "ok"
+
+
+async def test_two_clients_at_once_each_get_their_own_outputs(guest: Guest, kernel: Kernel) -> None:
+    async with guest.kernel() as other, asyncio.TaskGroup() as group:
+        first = [group.create_task(kernel.printed(f"print('first', {number})")) for number in range(10)]
+        second = [group.create_task(other.printed(f"print('second', {number})")) for number in range(10)]
+    assert [task.result() for task in first] == [f"first {number}\n" for number in range(10)]
+    assert [task.result() for task in second] == [f"second {number}\n" for number in range(10)]
+
+
+async def test_a_reader_that_lags_behind_ten_megabytes_loses_nothing(kernel: Kernel) -> None:
+    text: list[str] = []
+    async with asyncio.timeout(SECONDS):
+        async for output in kernel.execute(LINES):
+            # The reader's way to the agent and back, each time: far slower than the kernel prints.
+            await kernel.guest.call("ping")
+            assert output.type == "stream"
+            text.append(output.text)
+    assert "".join(text).split() == [str(number).zfill(6) * 170 for number in range(10_000)]
+
+
+async def test_a_client_that_never_reads_and_leaves_does_not_stop_the_others(guest: Guest, kernel: Kernel) -> None:
+    codec = codec_of(guest)
+    async with open_service(guest.connect, "kernel") as stream:
+        request = codec.request("execute_request", {"code": "for _ in range(100): print('x' * 100_000, flush=True)"})
+        await send(stream, codec, request)
+        await next_of(stream, codec, "stream")
+    assert await kernel.printed("print('here')") == "here\n"
+
+
+async def test_kernel_info_names_the_protocol(kernel: Kernel) -> None:
+    for channel in ("shell", "control"):
+        request = kernel.connection.codec.request("kernel_info_request", {})
+        reply = await kernel.connection.ask(channel, request, timeout=SECONDS)
+        assert reply.content["status"] == "ok"
+        assert reply.content["protocol_version"].startswith("5.")
+
+
+async def test_the_heartbeat_comes_back(guest: Guest) -> None:
+    async with asyncio.timeout(SECONDS), open_service(guest.connect, "kernel") as stream:
+        await stream.send(Kind.MESSAGE, {"channel": "hb", "parts": [b"\0beat"]})
+        while (frame := await stream.receive()) is not None:
+            if frame.body["channel"] == "hb":
+                break
+        assert frame == Frame(Kind.MESSAGE, {"channel": "hb", "parts": [b"\0beat"]})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"channel": "iopub", "parts": [b"x"]},
+        {"channel": "nonsense", "parts": [b"x"]},
+        {"channel": ["shell"], "parts": [b"x"]},
+        {"channel": "shell", "parts": b"x"},
+        {"channel": "shell", "parts": []},
+        {"channel": "shell", "parts": [1, "x"]},
+        {},
+    ],
+    ids=str,
+)
+async def test_what_is_no_message_for_the_kernel_ends_its_own_stream_alone(
+    guest: Guest, kernel: Kernel, body: dict[str, object]
+) -> None:
+    async with asyncio.timeout(SECONDS), open_service(guest.connect, "kernel") as stream:
+        await stream.send(Kind.MESSAGE, body)
+        while await stream.receive() is not None:
+            continue
+    assert await kernel.printed("print('here')") == "here\n"
+
+
+def codec_of(guest: Guest) -> Codec:
+    return Codec(guest.renewal.key, guest.renewal.session)
+
+
+async def send(stream: FrameStream, codec: Codec, message: Message, channel: str = "shell") -> None:
+    await stream.send(Kind.MESSAGE, {"channel": channel, "parts": codec.serialise(message)})
+
+
+def parse(codec: Codec, frame: Frame | None) -> Message:
+    assert frame is not None
+    return codec.parse(frame.body["parts"])
+
+
+async def next_of(stream: FrameStream, codec: Codec, kind: str) -> Message:
+    while (message := parse(codec, await stream.receive())).type != kind:
+        continue
+    return message
