@@ -40,6 +40,10 @@ class Host(Protocol):
         """Set the wall clock; returns what it shows then."""
         ...
 
+    def power_off(self) -> None:
+        """End the machine."""
+        ...
+
 
 class GuestSystem:
     """The guest's own system."""
@@ -53,6 +57,10 @@ class GuestSystem:
     def set_clock(self, clock_ns: int) -> int:
         """Set the wall clock; returns what it shows then."""
         return system.set_clock(clock_ns)
+
+    def power_off(self) -> None:
+        """End the machine."""
+        system.restart_machine()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,7 @@ class Agent:
         self._spare: Relay | None = None
         self._streams: set[asyncio.Task[None]] = set()
         self._control: asyncio.StreamWriter | None = None
+        self._restarting = asyncio.Lock()
         self.renewed = False
 
     @property
@@ -169,7 +178,9 @@ class Agent:
                 reader, writer = await asyncio.open_connection(sock=connection)
                 writer.write(encode(Frame(Kind.OK)))
                 await splice(channel_path(self._places.kernel, channel), reader, writer)
-            case {"service": "put", "path": str(path), "size": int() | None as size, "mode": int(mode)}:
+            case {"service": "put", "path": str(path), "size": int() | None as size, "mode": int(mode)} if (
+                size is None or size >= 0
+            ):
                 await self._put(connection, self._path(path), size, mode)
             case {"service": "get", "path": str(path)}:
                 await self._get(connection, self._path(path))
@@ -226,31 +237,31 @@ class Agent:
             writer.write(encode(Frame(Kind.OK, {"id": number, **answer})))
         except Refused as error:
             writer.write(encode(Frame(Kind.ERROR, {"id": number, "code": error.code, "message": str(error)})))
-        except (OSError, TimeoutError) as error:
-            body = {"id": number, "code": "io_error", "message": f"{type(error).__name__}: {error}"}
+        except Exception as error:
+            code = "io_error" if isinstance(error, OSError) else "failed"
+            body = {"id": number, "code": code, "message": f"{type(error).__name__}: {error}"}
             writer.write(encode(Frame(Kind.ERROR, body)))
 
     async def _call(self, call: dict[str, Any]) -> dict[str, Any]:
-        operation = call.get("op")
-        if operation == "renew":
+        if call.get("op") == "renew":
             return await self._renew(call)
         if not self.renewed:
             raise Refused("not_renewed", "this guest has not been renewed since it was restored")
-        match operation:
-            case "clock":
-                return {"clock_ns": self._host.set_clock(int(call["clock_ns"]))}
-            case "ping":
+        match call:
+            case {"op": "clock", "clock_ns": int(clock_ns)}:
+                return {"clock_ns": self._host.set_clock(clock_ns)}
+            case {"op": "ping"}:
                 return {}
-            case "interrupt":
+            case {"op": "interrupt"}:
                 self._running().interrupt()
                 return {}
-            case "restart":
+            case {"op": "restart"}:
                 return {"pid": await self._restart()}
-            case "power_off":
-                system.restart_machine()
+            case {"op": "power_off"}:
+                self._host.power_off()
                 return {}
             case _:
-                raise Refused("bad_request", f"there is no operation {operation!r}")
+                raise Refused("bad_request", f"there is no operation {call.get('op')!r} with these arguments")
 
     async def _renew(self, call: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -264,9 +275,11 @@ class Agent:
         return {"clock_ns": time.time_ns()}
 
     async def _restart(self) -> int:
-        if self._kernel is not None:
-            await self._kernel.kill()
-        return await self.start_kernel()
+        # Two at once would both start a kernel, on the same sockets.
+        async with self._restarting:
+            if self._kernel is not None:
+                await self._kernel.kill()
+            return await self.start_kernel()
 
     def _running(self) -> KernelProcess:
         if self._kernel is None:

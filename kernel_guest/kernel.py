@@ -24,6 +24,9 @@ from ipykernel.kernelapp import IPKernelApp
 PORTS = {"shell_port": 1, "iopub_port": 2, "stdin_port": 3, "control_port": 4, "hb_port": 5}
 """With the ipc transport a "port" is a suffix of the socket's path: ``{ip}-{port}``."""
 
+IOPUB_MESSAGES = 64
+"""How many messages of output wait on each side of the iopub socket before the kernel does."""
+
 
 class KernelApp(IPKernelApp):
     """ipykernel's application with an iopub socket that never drops."""
@@ -35,6 +38,7 @@ class KernelApp(IPKernelApp):
 
         def set_options() -> None:
             thread.socket.setsockopt(zmq.XPUB_NODROP, 1)
+            thread.socket.setsockopt(zmq.SNDHWM, IOPUB_MESSAGES)
             # Else only the first of several clients is told that its subscription counts (iopub_welcome).
             thread.socket.setsockopt(zmq.XPUB_VERBOSE, 1)
 

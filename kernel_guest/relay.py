@@ -16,7 +16,7 @@ import zmq
 from zmq.eventloop.zmqstream import ZMQStream
 
 from kernel_guest.frames import Frame, FrameDecoder, FrameError, Kind, encode
-from kernel_guest.kernel import PORTS
+from kernel_guest.kernel import IOPUB_MESSAGES, PORTS
 
 _READ = 256 * 1024
 _HIGH_WATER = 1024 * 1024
@@ -69,7 +69,9 @@ class Relay:
         for channel, kind in _SOCKET_TYPES.items():
             socket = self._context.socket(kind)
             socket.linger = 0
-            socket.set_hwm(0)
+            # Replies, requests and input are few and must not be lost. Output is much: what waits here is counted,
+            # and the kernel's socket waits in turn.
+            socket.set_hwm(IOPUB_MESSAGES if channel == "iopub" else 0)
             if kind == zmq.SUB:
                 socket.subscribe(b"")
             else:

@@ -1,7 +1,6 @@
 """Outputs on a terminal and in files: text as it comes, images as files next to the caller."""
 
 import base64
-import binascii
 import re
 import sys
 from pathlib import Path
@@ -53,7 +52,7 @@ class Display:
             if isinstance(encoded := data.get(mime), str):
                 try:
                     return self._save(base64.b64decode(encoded), suffix)
-                except binascii.Error:
+                except ValueError:
                     err.print(f"[yellow]An output says that it is {mime} but is not base64; it was left out.[/]")
         if isinstance(svg := data.get("image/svg+xml"), str):
             return self._save(svg.encode(), ".svg")

@@ -21,8 +21,8 @@ class Inbox:
     """The messages that belong to one request, in the order in which they came."""
 
     def __init__(self) -> None:
-        self._queue: asyncio.Queue[Arrival | InterpreterError] = asyncio.Queue(_QUEUED)
-        self._failure: InterpreterError | None = None
+        self._queue: asyncio.Queue[Arrival | Exception] = asyncio.Queue(_QUEUED)
+        self._failure: Exception | None = None
         self._closed = False
 
     async def get(self) -> Arrival:
@@ -30,7 +30,7 @@ class Inbox:
         if self._queue.empty() and self._failure is not None:
             raise self._failure
         item = await self._queue.get()
-        if isinstance(item, InterpreterError):
+        if isinstance(item, Exception):
             raise item
         return item
 
@@ -39,7 +39,7 @@ class Inbox:
         if not self._closed:
             await self._queue.put(arrival)
 
-    def fail(self, error: InterpreterError) -> None:
+    def fail(self, error: Exception) -> None:
         """Wake the reader with an error, now or when it has read the rest."""
         self._failure = error
         if not self._queue.full():

@@ -62,6 +62,7 @@ class Execution:
                 "stop_on_error": stop_on_error,
             },
         )
+        self._asking: asyncio.Task[None] | None = None
         self._started = False
         self._result: Result | None = None
 
@@ -89,34 +90,47 @@ class Execution:
         self._started = True
         deadline = None if self._timeout is None else asyncio.get_running_loop().time() + self._timeout
         with self._connection.replies(self._request) as inbox:
-            await self._connection.send("shell", self._request)
-            idle = False
-            while not (idle and self._reply is not None):
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        channel, message = await inbox.get()
-                except TimeoutError:
-                    if idle:
-                        break
-                    raise await self._out_of_time(inbox) from None
-                if channel == "iopub" and message.type in OUTPUT_TYPES:
-                    output = output_of(message)
-                    self._outputs.append(output)
-                    yield output
-                elif channel == "iopub" and message.content.get("execution_state") == "idle":
-                    idle = True
-                    deadline = asyncio.get_running_loop().time() + REPLY_GRACE
-                else:
-                    await self._other(channel, message)
+            try:
+                await self._connection.send("shell", self._request)
+                idle = False
+                while not (idle and self._reply is not None):
+                    try:
+                        async with asyncio.timeout_at(deadline):
+                            channel, message = await inbox.get()
+                    except TimeoutError:
+                        if idle:
+                            break
+                        raise await self._out_of_time(inbox) from None
+                    if channel == "iopub" and message.type in OUTPUT_TYPES:
+                        output = output_of(message)
+                        self._outputs.append(output)
+                        yield output
+                    elif channel == "iopub" and message.content.get("execution_state") == "idle":
+                        idle = True
+                        deadline = asyncio.get_running_loop().time() + REPLY_GRACE
+                    elif channel == "shell" and message.type == "execute_reply":
+                        self._reply = message.content
+                    elif channel == "stdin" and message.type == "input_request":
+                        await self._stop_asking()
+                        self._asking = asyncio.create_task(self._ask(message, inbox))
+            finally:
+                await self._stop_asking()
         self._result = self._make_result()
 
-    async def _other(self, channel: str, message: Message) -> None:
-        if channel == "shell" and message.type == "execute_reply":
-            self._reply = message.content
-        elif channel == "stdin" and message.type == "input_request" and self._on_input is not None:
-            prompt, password = message.content.get("prompt", ""), bool(message.content.get("password"))
-            value = await self._on_input(str(prompt), password)
+    async def _ask(self, request: Message, inbox: Inbox) -> None:
+        # Beside the reading of messages: an interrupt or the timeout ends the code that waits for this answer.
+        if self._on_input is None:
+            return
+        try:
+            value = await self._on_input(str(request.content.get("prompt", "")), bool(request.content.get("password")))
             await self._connection.send("stdin", self._connection.codec.request("input_reply", {"value": value}))
+        except Exception as error:
+            inbox.fail(error)
+
+    async def _stop_asking(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait({self._asking})
 
     def _make_result(self) -> Result:
         reply = self._reply or {}

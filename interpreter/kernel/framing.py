@@ -37,8 +37,8 @@ class FrameStream:
             if not error.partial and error.expected == 4:
                 return None
             raise GuestMisbehaved("the guest ended a stream in the middle of a frame") from None
-        except FrameError as error:
-            raise GuestMisbehaved(f"the guest sent no frame: {error}") from None
+        except (FrameError, RecursionError) as error:
+            raise GuestMisbehaved(f"the guest sent no frame: {str(error)[:200]}") from None
 
     async def answer(self) -> dict[str, Any]:
         """The guest's answer to what was asked: the body of OK. Raises GuestRefused with what ERROR said."""
@@ -54,8 +54,13 @@ def error_of(frame: Frame) -> InterpreterError:
     """The error that a frame carries."""
     if frame.kind is not Kind.ERROR:
         return GuestMisbehaved(f"the guest sent {frame.kind} where an answer belongs")
-    code, message = str(frame.body.get("code", "unknown"))[:80], str(frame.body.get("message", ""))[:1000]
+    code, message = _text(frame, "code", "unknown")[:80], _text(frame, "message", "")[:1000]
     return GuestRefused(message or code, guest_code=code)
+
+
+def _text(frame: Frame, key: str, default: str) -> str:
+    value = frame.body.get(key, default)
+    return value if isinstance(value, str) else default
 
 
 @asynccontextmanager

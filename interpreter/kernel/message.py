@@ -122,7 +122,12 @@ def _dump(value: dict[str, Any]) -> bytes:
 
 def _load(part: bytes) -> dict[str, Any]:
     try:
-        value: Any = json.loads(part)
+        # A kernel writes what was no UTF-8 in the first place (a file's name) as it was.
+        text = part.decode("utf-8", "replace")
+        value: Any = json.loads(text)
+        if "\\ud" in text or "\\uD" in text:
+            # Half a surrogate pair is no text: nothing after this could write it down.
+            value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError):
         raise GuestMisbehaved("a kernel message has a part that is not JSON") from None
     if not isinstance(value, dict):

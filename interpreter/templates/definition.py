@@ -89,12 +89,14 @@ def parse_template(name: str, folder: Path) -> Template:
     file = folder / "template.toml"
     try:
         definition = Definition.model_validate(tomllib.loads(_read(file).decode()))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise TemplateInvalid(f"{file} is not TOML: {error}") from None
     except ValidationError as error:
         raise TemplateInvalid(f"{file}: {_faults(error)}") from None
+    except (ValueError, RecursionError) as error:
+        # Not only TOMLDecodeError: tomllib also lets through what is nested too deep and numbers that are too long.
+        raise TemplateInvalid(f"{file} is not TOML: {error}") from None
     for key in ("requirements", "warmup"):
-        if (beside := getattr(definition, key)) is not None and Path(beside).name != beside:
+        beside = getattr(definition, key)
+        if beside is not None and (Path(beside).name != beside or "\0" in beside):
             raise TemplateInvalid(f"{file}: {key}: {beside!r} must be a file beside template.toml")
     template = Template(name, folder, definition)
     _ = template.requirements, template.warmup

@@ -19,6 +19,7 @@ DEBIAN_PACKAGES: Final = {
     "mkfs.ext4": "e2fsprogs",
 }
 _LINES_KEPT: Final = 15
+_BYTES_KEPT: Final = 8192
 _TERM_SECONDS: Final = 20.0
 
 
@@ -45,17 +46,19 @@ async def run_program(command: Sequence[str | Path], *, step: str, stdin: int = 
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    lines: list[str] = []
+    # Pieces, not lines: a program may write a line of any length.
+    end = b""
     try:
         assert process.stdout is not None  # noqa: S101  (asked for above)
-        while line := await process.stdout.readline():
-            lines = [*lines[1 - _LINES_KEPT :], line.decode(errors="replace").rstrip()]
+        while piece := await process.stdout.read(_BYTES_KEPT):
+            end = (end + piece)[-_BYTES_KEPT:]
         status = await process.wait()
     except BaseException:
         await _end(process)
         raise
     if status != 0:
-        text = "\n".join(lines)
+        lines = end.decode(errors="replace").rstrip().split("\n")
+        text = "\n".join(line.rstrip() for line in lines[-_LINES_KEPT:])
         if os.strerror(errno.ENOSPC) in text:
             raise DiskFull(f"no room is left ({step})", hint="Free some, or move INTERPRETER_HOME")
         raise TemplateBuildFailed(f"{step} failed with status {status}:\n{text}", hint="Mend the cause and build again")
@@ -63,9 +66,10 @@ async def run_program(command: Sequence[str | Path], *, step: str, stdin: int = 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
     # mmdebstrap unmounts and removes what it made when it is asked to end; killed, it could not.
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        signal_group(process, sign)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_TERM_SECONDS):
-                await process.wait()
-                return
+    signal_group(process, signal.SIGTERM)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_TERM_SECONDS):
+            await process.wait()
+    # Also when the leader has ended: what it started may not have heard.
+    signal_group(process, signal.SIGKILL)
+    await process.wait()

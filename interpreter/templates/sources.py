@@ -11,6 +11,9 @@ from pathlib import Path
 
 from interpreter.errors import ConfigurationError
 
+# Options that have another name in a paragraph, and spaces where a line has commas.
+_LISTS = {"arch": "Architectures", "lang": "Languages", "target": "Targets"}
+_NO = {"no", "false", "without", "off", "disable", "0"}
 _ONE_LINE = re.compile(r"^deb\s+(?:\[[^\]]*\]\s+)?\S+\s+(?P<suite>\S+)\s+\S+")
 
 
@@ -22,8 +25,8 @@ def apt_sources(suite: str, override: str | None, etc: Path = Path("/etc/apt")) 
     if override:
         return override if override.lstrip().startswith(("deb ", "Types:")) else _read_override(Path(override))
     wanted = {suite, f"{suite}-updates", f"{suite}-security", f"{suite}/updates"}
-    lines = [line for file in _files(etc, ".list") for line in one_line_entries(file.read_text("utf-8"), wanted)]
-    paragraphs = [part for file in _files(etc, ".sources") for part in deb822_entries(file.read_text("utf-8"), wanted)]
+    lines = [line for file in _files(etc, ".list") for line in one_line_entries(_text(file), wanted)]
+    paragraphs = [part for file in _files(etc, ".sources") for part in deb822_entries(_text(file), wanted)]
     if not lines and not paragraphs:
         raise ConfigurationError(
             f"this host has no apt source for Debian {suite}",
@@ -46,7 +49,7 @@ def deb822_entries(text: str, wanted: set[str]) -> Iterator[str]:
     for paragraph in re.split(r"\n\s*\n", text):
         fields = _fields(paragraph)
         suites = [suite for suite in fields.get("suites", "").split() if suite in wanted]
-        if suites and "deb" in fields.get("types", "").split() and fields.get("enabled", "yes") != "no":
+        if suites and "deb" in fields.get("types", "").split() and fields.get("enabled", "yes").lower() not in _NO:
             kept = {**fields, "types": "deb", "suites": " ".join(suites)}
             yield "\n".join(f"{name.title()}: {value}" for name, value in kept.items())
 
@@ -67,6 +70,11 @@ def _files(etc: Path, ending: str) -> Iterator[Path]:
     yield from sorted((etc / "sources.list.d").glob(f"*{ending}"))
 
 
+def _text(file: Path) -> str:
+    # Only a comment can hold what is not UTF-8.
+    return file.read_text(encoding="utf-8", errors="replace")
+
+
 def _fields(paragraph: str) -> dict[str, str]:
     fields: dict[str, str] = {}
     name = ""
@@ -74,8 +82,9 @@ def _fields(paragraph: str) -> dict[str, str]:
         if line.startswith("#") or not line.strip():
             continue
         if line[0].isspace():
-            # A field's further lines: a key written out, mostly.
-            fields[name] += "\n" + line
+            # A field's further lines: a key written out, mostly. A paragraph that begins with one has no field yet.
+            if name:
+                fields[name] += "\n" + line
         elif ":" in line:
             name, value = line.split(":", 1)
             name = name.strip().lower()
@@ -90,7 +99,10 @@ def _paragraph(line: str) -> str:
     fields = {"Types": "deb", "URIs": match["uri"], "Suites": match["suite"], "Components": match["rest"]}
     for option in (match["options"] or "").split():
         name, _, value = option.partition("=")
-        fields[name.title()] = value
+        if name in _LISTS:
+            fields[_LISTS[name]] = value.replace(",", " ")
+        else:
+            fields[name.title()] = value
     return "\n".join(f"{name}: {value}" for name, value in fields.items())
 
 
@@ -99,3 +111,5 @@ def _read_override(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"INTERPRETER_APT_SOURCES: {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"INTERPRETER_APT_SOURCES: {path} is not UTF-8 text") from None

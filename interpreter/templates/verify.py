@@ -1,11 +1,13 @@
 """Checks built files against their hashes, before their first use and again whenever they were touched.
 
 Hashing hundreds of megabytes on each restore would cost more than the restore. So what was checked is kept with
-the file's identity (device, inode, size and both times); every write changes one of these.
+the file's identity (device, inode, size and both times); every write changes one of these, unless it follows
+within one tick of the file system's clock. So a file that was changed a moment ago is checked but not kept as such.
 """
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -13,6 +15,8 @@ from interpreter.errors import SnapshotDamaged
 from interpreter.templates.manifest import FileRecord, record_file
 
 _CHECKED: Final = ".checked.json"
+_TICK_NS: Final = 2_000_000_000
+"""Coarser than the clock of any file system that is in use (FAT's has two seconds)."""
 
 
 def verify_files(folder: Path, records: dict[str, FileRecord], *, hint: str) -> None:
@@ -20,7 +24,7 @@ def verify_files(folder: Path, records: dict[str, FileRecord], *, hint: str) -> 
     checked = _read_checked(folder)
     now: dict[str, list[int]] = {}
     for name, record in records.items():
-        path = folder / name
+        path, began = folder / name, time.time_ns()
         try:
             identity = _identity(path)
         except FileNotFoundError:
@@ -31,7 +35,8 @@ def verify_files(folder: Path, records: dict[str, FileRecord], *, hint: str) -> 
                 raise SnapshotDamaged(f"{path} has {found.size} bytes, it was built with {record.size}", hint=hint)
             if found.digest != record.digest:
                 raise SnapshotDamaged(f"{path} was altered after it was built", hint=hint)
-        now[name] = identity
+        if began - identity[-1] > _TICK_NS:
+            now[name] = identity
     if now != checked:
         written = folder / f"{_CHECKED}.{os.getpid()}"
         written.write_text(json.dumps(now), encoding="utf-8")

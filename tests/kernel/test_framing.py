@@ -46,3 +46,17 @@ async def test_a_refusal_carries_the_guests_code(pair: Pair) -> None:
     with pytest.raises(GuestRefused, match="no such file") as refusal:
         await pair[0].answer()
     assert refusal.value.guest_code == "not_found"
+
+
+async def test_a_frame_nested_too_deep_is_guest_misbehaved(pair: Pair) -> None:
+    payload = b"\x93\x01\xa5event\x81\xa1x" + b"\x91" * 100_000 + b"\xc0"
+    pair[1].write(len(payload).to_bytes(4, "big") + payload)
+    with pytest.raises(GuestMisbehaved):
+        await pair[0].receive()
+
+
+async def test_a_refusal_of_a_wrong_form_is_still_a_refusal(pair: Pair) -> None:
+    pair[1].write(encode(Frame(Kind.ERROR, {"code": ["x"], "message": {"y": 1}})))
+    with pytest.raises(GuestRefused) as refusal:
+        await pair[0].answer()
+    assert refusal.value.guest_code == "unknown"

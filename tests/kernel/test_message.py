@@ -50,3 +50,12 @@ def test_a_header_that_is_none_is_refused_also_when_it_is_signed(header: bytes) 
     parts = [header, b"{}", b"{}", b"{}"]
     with pytest.raises(GuestMisbehaved):
         codec.parse([DELIMITER, codec._sign(parts), *parts])
+
+
+@pytest.mark.parametrize("text", [b'"\\ud800"', b'"a\\udcffb"', b'"\\uDFFF"', b'"\xff\xfe"'])
+def test_text_that_is_half_a_character_becomes_text_that_can_be_written_down(text: bytes) -> None:
+    header = b'{"msg_id": "m", "msg_type": "stream"}'
+    parts = [header, b"{}", b"{}", b'{"text": ' + text + b"}"]
+    message = codec.parse([DELIMITER, codec._sign(parts), *parts])
+    assert message.content["text"].encode()
+    assert len(message.content["text"]) <= 4

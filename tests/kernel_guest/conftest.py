@@ -14,6 +14,13 @@ async def fresh_guest() -> AsyncGenerator[Guest]:
 
 
 @pytest.fixture(scope="module")
+async def unrenewed() -> AsyncGenerator[Guest]:
+    """An agent that a module's tests share and none of them renews."""
+    async with start_guest() as guest:
+        yield guest
+
+
+@pytest.fixture(scope="module")
 async def guest() -> AsyncGenerator[Guest]:
     """A renewed agent that a module's tests share."""
     async with start_guest() as guest:

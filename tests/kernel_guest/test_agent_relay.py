@@ -60,6 +60,32 @@ async def test_input_is_answered_by_the_client_that_ran_the_code(kernel: Kernel)
     assert asked == [("name? ", False), ("word? ", True)]
 
 
+async def test_an_interrupt_ends_code_that_waits_for_an_answer(kernel: Kernel) -> None:
+    ended = asyncio.Event()
+
+    async def never(prompt: str, password: bool) -> str:
+        await kernel.interrupt()
+        try:
+            return await asyncio.Future()
+        finally:
+            ended.set()
+
+    async with asyncio.timeout(SECONDS):
+        result = await kernel.execute("input()", on_input=never)
+    assert getattr(result.outputs[-1], "ename", None) == "KeyboardInterrupt"
+    assert ended.is_set()
+
+
+async def test_who_fails_to_answer_gets_that_error(kernel: Kernel) -> None:
+    async def fail(prompt: str, password: bool) -> str:
+        raise RuntimeError("nobody there")
+
+    async with asyncio.timeout(SECONDS):
+        with pytest.raises(RuntimeError, match="nobody there"):
+            await kernel.execute("input()", on_input=fail)
+        await kernel.restart()
+
+
 async def test_an_interrupt_ends_the_code_that_runs_and_keeps_its_variables(kernel: Kernel) -> None:
     async with asyncio.timeout(SECONDS):
         outputs = [
@@ -84,6 +110,12 @@ async def test_a_restart_gives_a_new_kernel_behind_the_same_connection(kernel: K
     assert (pid != before.strip(), lost, result.execution_count) == (True, "False", 1)
 
 
+async def test_restarts_at_once_leave_one_kernel(kernel: Kernel) -> None:
+    await asyncio.gather(*(kernel.guest.call("restart") for _ in range(3)))
+    kernel.connection.kernel_restarted()
+    assert await kernel.printed("print('here')") == "here\n"
+
+
 async def test_a_restart_tells_who_waits_that_the_kernel_died(kernel: Kernel) -> None:
     async with asyncio.timeout(SECONDS):
         with pytest.raises(KernelDied):
@@ -91,27 +123,17 @@ async def test_a_restart_tells_who_waits_that_the_kernel_died(kernel: Kernel) ->
                 await kernel.restart()
 
 
-async def test_a_client_that_has_not_read_survives_a_restart(guest: Guest) -> None:
+async def test_a_client_that_lags_behind_keeps_its_stream_over_a_restart(guest: Guest) -> None:
     codec = codec_of(guest)
     async with asyncio.timeout(SECONDS), open_service(guest.connect, "kernel") as stream:
-        await send(stream, codec, codec.request("execute_request", {"code": "while True: print('x' * 100_000)"}))
+        await send(stream, codec, codec.request("execute_request", {"code": "while True: print('x' * 10_000)"}))
         await next_of(stream, codec, "stream")
-        # Meanwhile the relay has stopped reading for this client; the new kernel's welcome must reach it all the same.
-        restart = asyncio.create_task(guest.call("restart"))
-        while not restart.done():
-            receiving = asyncio.ensure_future(stream.receive())
-            await asyncio.wait({receiving, restart}, return_when=asyncio.FIRST_COMPLETED)
-            if not receiving.done():
-                # Nothing came before the restart was over: what comes next is the answer below.
-                break
-        else:
-            receiving = asyncio.ensure_future(stream.receive())
-        await restart
+        # The relay has stopped for this client, and goes on in the midst of the restart.
+        answered = asyncio.create_task(next_of(stream, codec, "kernel_info_reply"))
+        await guest.call("restart")
         request = codec.request("kernel_info_request", {})
         await send(stream, codec, request)
-        message = parse(codec, await receiving)
-        while (message.type, message.parent_id) != ("kernel_info_reply", request.header.msg_id):
-            message = parse(codec, await stream.receive())
+        assert (await answered).parent_id == request.header.msg_id
 
 
 @pytest.mark.parametrize("size", [0, 1, 8 * 1024 * 1024], ids=["0 B", "1 B", "8 MB"])

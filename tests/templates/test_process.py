@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from interpreter import DiskFull, ProgramMissing, TemplateBuildFailed
+from interpreter.templates import process
 from interpreter.templates.process import DEBIAN_PACKAGES, require, run_program
 
 
@@ -40,3 +41,45 @@ async def test_a_cancelled_program_ends_with_its_children(tmp_path: Path) -> Non
         await task
     with reader:
         assert await asyncio.to_thread(reader.read) == b""
+
+
+async def test_a_cancelled_program_leaves_no_child_that_did_not_listen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_TERM_SECONDS", 0.5)
+    fifo = tmp_path / "alive"
+    os.mkfifo(fifo)
+    code = f"(trap '' TERM; exec 3> {fifo}; echo ready >&3; while :; do read x < {tmp_path / 'never'}; done) & wait"
+    os.mkfifo(tmp_path / "never")
+    task = asyncio.create_task(run_program(["sh", "-c", code], step="step"))
+    reader = await asyncio.to_thread(fifo.open, "rb")
+    with reader:
+        assert await asyncio.to_thread(reader.readline) == b"ready\n"
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(reader.read) == b""
+
+
+async def test_only_the_last_lines_are_told() -> None:
+    code = "for n in range(1, 101): print('line', n)\nraise SystemExit(1)"
+    with pytest.raises(TemplateBuildFailed) as error:
+        await run_program([sys.executable, "-c", code], step="step")
+    lines = error.value.message.splitlines()
+    assert lines == ["step failed with status 1:", *(f"line {number}" for number in range(86, 101))]
+
+
+async def test_a_line_without_end_and_bytes_that_are_no_text_do_no_harm() -> None:
+    code = "import sys; sys.stdout.buffer.write(b'x' * 1_000_000 + bytes([255]) + b'the end'); raise SystemExit(1)"
+    with pytest.raises(TemplateBuildFailed, match="the end") as error:
+        await run_program([sys.executable, "-c", code], step="step")
+    assert len(error.value.message) < 10_000
+
+
+async def test_a_program_that_does_well_says_nothing_and_reads_nothing() -> None:
+    await run_program([sys.executable, "-c", "import sys; assert sys.stdin.read() == ''"], step="step")
+
+
+async def test_a_killed_program_is_a_failed_step() -> None:
+    with pytest.raises(TemplateBuildFailed, match="status -9"):
+        await run_program(["sh", "-c", "kill -9 $$"], step="step")

@@ -1,4 +1,4 @@
-"""The store and its checks: published whole or not at all, found by name and hash; what was touched is noticed."""
+"""The store: builds are published whole or not at all, found by name and by hash, and built by one at a time."""
 
 import asyncio
 import errno
@@ -12,7 +12,6 @@ from interpreter import DiskFull, HostError, SnapshotDamaged, TemplateNotFound
 from interpreter.templates.definition import Definition
 from interpreter.templates.manifest import MANIFEST, Manifest, record_file, write_json
 from interpreter.templates.store import TemplateStore, disk_errors
-from interpreter.templates.verify import verify_files
 
 
 def publish(store: TemplateStore, name: str, content_hash: str) -> None:
@@ -111,32 +110,80 @@ def test_a_full_disk_is_disk_full_and_another_fault_is_a_host_error(tmp_path: Pa
         pass
 
 
-def test_a_touched_file_is_noticed_also_when_its_time_is_put_back(tmp_path: Path) -> None:
-    path = tmp_path / "memory"
-    path.write_bytes(bytes(200_000) + b"x" * 1000)
-    records = {"memory": record_file(path)}
-    verify_files(tmp_path, records, hint="Build again")
-    before = path.stat()
-    with path.open("r+b") as file:
-        file.seek(200_500)
-        file.write(b"y")
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(SnapshotDamaged, match="memory was altered"):
-        verify_files(tmp_path, records, hint="Build again")
-    os.truncate(path, 1000)
-    with pytest.raises(SnapshotDamaged, match="1000 bytes"):
-        verify_files(tmp_path, records, hint="Build again")
-    path.unlink()
-    with pytest.raises(SnapshotDamaged, match="missing"):
-        verify_files(tmp_path, records, hint="Build again")
+def test_what_is_not_built_says_how_to_build_it(tmp_path: Path) -> None:
+    with pytest.raises(TemplateNotFound, match="interpreter template build base"):
+        TemplateStore(tmp_path).find("base")
+    assert TemplateStore(tmp_path).list() == {}
 
 
-def test_a_hole_and_written_zeros_have_one_digest(tmp_path: Path) -> None:
-    hole, zeros = tmp_path / "hole", tmp_path / "zeros"
-    with hole.open("wb") as file:
-        file.truncate(1_000_000)
-        file.seek(900_000)
-        file.write(b"end")
-        file.truncate(1_000_000)
-    zeros.write_bytes(hole.read_bytes())
-    assert record_file(hole) == record_file(zeros)
+def test_a_hash_that_is_too_short_or_fits_two_builds_finds_none(tmp_path: Path) -> None:
+    store = TemplateStore(tmp_path)
+    publish(store, "one", "a" * 12 + "b" * 52)
+    publish(store, "two", "a" * 12 + "c" * 52)
+    assert store.find("a" * 12 + "b").manifest.name == "one"
+    for prefix in ("a" * 11, "a" * 12):
+        with pytest.raises(TemplateNotFound):
+            store.find(prefix)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", "", "/etc/passwd"])
+def test_a_name_that_is_a_path_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(TemplateNotFound):
+        TemplateStore(tmp_path).find(name)
+    with pytest.raises(TemplateNotFound):
+        TemplateStore(tmp_path).remove(name)
+
+
+def test_a_build_with_two_names_stays_until_both_are_removed(tmp_path: Path) -> None:
+    store = TemplateStore(tmp_path)
+    publish(store, "one", "a" * 64)
+    publish(store, "two", "a" * 64)
+    store.remove("one")
+    assert list(store.list()) == ["two"]
+    store.remove("two")
+    assert list((tmp_path / "built").iterdir()) == []
+
+
+def test_a_name_file_that_holds_a_path_finds_nothing(tmp_path: Path) -> None:
+    store = TemplateStore(tmp_path)
+    publish(store, "base", "a" * 64)
+    (tmp_path / "names" / "base").write_text("../../etc")
+    with pytest.raises(TemplateNotFound):
+        store.find("base")
+
+
+def test_a_build_that_another_process_is_at_is_left_alone(tmp_path: Path) -> None:
+    theirs = tmp_path / "built" / f".building-{os.getppid()}-abcd"
+    theirs.mkdir(parents=True)
+    with TemplateStore(tmp_path).build_folder():
+        assert theirs.exists()
+
+
+def test_a_full_disk_while_building_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DiskFull), TemplateStore(tmp_path).build_folder() as folder:
+        (folder / "half").touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list((tmp_path / "built").iterdir()) == []
+
+
+async def test_a_cancelled_holder_and_a_cancelled_waiter_free_the_lock(tmp_path: Path) -> None:
+    store = TemplateStore(tmp_path)
+    held = asyncio.Event()
+
+    async def hold() -> None:
+        async with store.lock("base"):
+            held.set()
+            await asyncio.Event().wait()
+
+    holder = asyncio.create_task(hold())
+    await held.wait()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05), store.lock("base"):
+            pytest.fail("held twice")
+    async with store.lock("other"):
+        pass
+    holder.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await holder
+    async with store.lock("base"):
+        pass

@@ -1,0 +1,94 @@
+"""A build that is broken off, or for which there is no room, says so and leaves nothing behind: nothing runs on, is
+mounted or half-built. The state folders here are the tests' own."""
+
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from test_command import finish, interpreter
+
+from interpreter import Settings
+
+pytestmark = [pytest.mark.machine, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "state")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, megabytes: int) -> Generator[Settings]:
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "small", folder], check=True)
+    yield Settings(home=folder)
+    # A mount that is still in use cannot be taken away: that fails the test.
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [
+        ("pip packages", signal.SIGINT),
+        ("pip packages", signal.SIGTERM),
+        ("Debian packages", signal.SIGINT),
+        ("image", signal.SIGINT),
+    ],
+)
+async def test_a_build_that_is_broken_off_leaves_nothing(own: Settings, step: str, number: signal.Signals) -> None:
+    before = footprint()
+    process = await interpreter(own, "template", "build", "base")
+    assert process.stderr is not None
+    # A step is told when it is over: the next one runs now.
+    while f"✓ {step}" not in (line := (await process.stderr.readline()).decode()):
+        assert line, "the build ended by itself"
+    process.send_signal(number)
+    code, _, err = await finish(process)
+    assert code == 130, err
+    assert "Traceback" not in err
+    assert left_in(own) == []
+    assert footprint() - before == set()
+    assert not processes_of(own)
+
+
+@pytest.mark.parametrize("megabytes", [8, 100])
+async def test_a_full_disk_is_told_and_leaves_nothing(small_disk: Settings) -> None:
+    before = footprint()
+    code, out, err = await finish(await interpreter(small_disk, "template", "build", "base"))
+    assert code == 3, (out, err)
+    assert "disk_full" in err
+    assert "Traceback" not in err
+    assert left_in(small_disk) == []
+    assert footprint() - before == set()
+    assert not processes_of(small_disk)
+
+
+def left_in(settings: Settings) -> list[Path]:
+    built = settings.templates_home / "built"
+    return list(built.iterdir()) if built.exists() else []
+
+
+def footprint() -> set[str]:
+    """Mounts, and what mmdebstrap makes in the folder for temporary files."""
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    return {*mounts, *(str(path) for path in Path(tempfile.gettempdir()).glob("mmdebstrap*"))}
+
+
+def processes_of(settings: Settings) -> list[str]:
+    """Command lines of the processes that were started for a state folder."""
+    found: list[str] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if str(settings.home).encode() in command:
+            found.append(command.replace(b"\0", b" ")[:200].decode(errors="replace"))
+    return found

@@ -1,0 +1,196 @@
+"""The agent outlives what its processes do: kernels that die, orphans, and hosts that send nonsense."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+from guest_on_host import SECONDS, Guest
+
+from interpreter.errors import GuestRefused, KernelDied, VsockError
+from interpreter.kernel.framing import FrameStream, open_service
+from kernel_guest.frames import AGENT_PORT, Frame, Kind, encode
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+async def test_a_kernel_that_kills_itself_is_told_of_with_its_status(guest: Guest, number: signal.Signals) -> None:
+    async with guest.kernel() as kernel:
+        pid = int(await kernel.printed("import os\nprint(os.getpid())"))
+        died = asyncio.create_task(kernel.execute(f"os.kill(os.getpid(), {number:d})").result())
+        event = await guest.event("kernel_exited")
+        assert (event["pid"], event["status"]) == (pid, -number)
+        # As a session does with this event: who waits for the kernel is told.
+        kernel.connection.kernel_died(KernelDied("the kernel died"))
+        async with asyncio.timeout(SECONDS):
+            with pytest.raises(KernelDied):
+                await died
+        await kernel.restart()
+        assert await kernel.printed("print(1)") == "1\n"
+
+
+async def test_a_kernel_that_exits_is_told_of_with_its_status(guest: Guest) -> None:
+    async with guest.kernel() as kernel:
+        died = asyncio.create_task(kernel.execute("import os\nos._exit(7)").result())
+        assert (await guest.event("kernel_exited"))["status"] == 7
+        died.cancel()
+        await asyncio.wait({died})
+    await guest.call("restart")
+
+
+async def test_without_a_kernel_streams_and_interrupts_are_refused_until_a_restart(guest: Guest) -> None:
+    async with guest.kernel() as kernel:
+        await kernel.connection.send(
+            "shell", kernel.connection.codec.request("execute_request", {"code": "import os\nos._exit(0)"})
+        )
+        await guest.event("kernel_exited")
+    with pytest.raises(GuestRefused) as stream:
+        async with open_service(guest.connect, "kernel"):
+            pass
+    with pytest.raises(GuestRefused) as interrupt:
+        await guest.call("interrupt")
+    assert {stream.value.guest_code, interrupt.value.guest_code} == {"no_kernel"}
+    await guest.call("restart")
+    async with guest.kernel() as kernel:
+        assert await kernel.printed("print(2)") == "2\n"
+
+
+async def test_an_interrupt_reaches_the_programs_that_the_code_has_started(guest: Guest) -> None:
+    async with guest.kernel() as kernel, asyncio.timeout(SECONDS):
+        code = (
+            "import subprocess\nprogram = subprocess.Popen(['sleep', 'infinity'])\nprint(1, flush=True)\nprogram.wait()"
+        )
+        async for output in kernel.execute(code):
+            if output.type == "stream":
+                await kernel.interrupt()
+        assert await kernel.printed("print(program.wait())") == f"{-signal.SIGINT}\n"
+
+
+async def test_a_restart_ends_the_programs_that_the_code_has_started(guest: Guest) -> None:
+    async with guest.kernel() as kernel:
+        pid = await kernel.printed("import subprocess\nprint(subprocess.Popen(['sleep', 'infinity']).pid)")
+        await kernel.restart()
+        await gone(guest, int(pid))
+
+
+async def test_orphans_are_taken_over_and_reaped(guest: Guest) -> None:
+    async with guest.kernel() as kernel:
+        code = (
+            "import subprocess\n"
+            "shell = subprocess.run(['sh', '-c', 'sleep infinity > /dev/null & echo $!'], stdout=subprocess.PIPE)\n"
+            "print(int(shell.stdout))"
+        )
+        orphan = int(await kernel.printed(code))
+        parent = int(await kernel.printed("import os\nprint(os.getppid())"))
+        # The agent is the kernel's parent too: kernels are forked twice.
+        assert parent_of(orphan) == parent
+        await kernel.printed(f"os.kill({orphan}, 15)")
+        await gone(guest, orphan)
+
+
+async def test_an_unknown_operation_is_refused(guest: Guest) -> None:
+    with pytest.raises(GuestRefused, match="nonsense") as refusal:
+        await guest.call("nonsense")
+    assert refusal.value.guest_code == "bad_request"
+
+
+async def test_an_operation_without_its_arguments_is_refused(guest: Guest) -> None:
+    for arguments in ({}, {"clock_ns": "now"}, {"clock_ns": None}):
+        with pytest.raises(GuestRefused) as refusal:
+            await guest.call("clock", **arguments)
+        assert refusal.value.guest_code == "bad_request"
+
+
+async def test_calls_that_are_under_way_together_each_get_their_own_answer(guest: Guest) -> None:
+    answers = await asyncio.gather(*(guest.call("clock", clock_ns=number) for number in range(200)))
+    assert [answer["clock_ns"] for answer in answers] == list(range(200))
+
+
+@pytest.mark.parametrize(
+    ("service", "arguments"),
+    [
+        ("nonsense", {}),
+        ("splice", {"channel": "nonsense"}),
+        ("put", {"path": "x"}),
+        ("put", {"path": "x", "size": -1, "mode": 0o644}),
+        ("put", {"path": 1, "size": 1, "mode": 0o644}),
+        ("get", {}),
+    ],
+)
+async def test_an_unknown_service_or_wrong_arguments_are_refused(
+    guest: Guest, service: str, arguments: dict[str, object]
+) -> None:
+    with pytest.raises(GuestRefused) as refusal:
+        async with open_service(guest.connect, service, **arguments):
+            pass
+    assert refusal.value.guest_code == "bad_request"
+
+
+@pytest.mark.parametrize(
+    "opening", [b"\xff\xff\xff\xff", b"\0\0\0\x04none", b"\0\0\0\0", b"\0\0\0\x05\xc1"], ids=lambda data: data.hex()
+)
+async def test_what_is_no_frame_ends_its_own_stream_alone(guest: Guest, opening: bytes) -> None:
+    async with guest.kernel() as kernel:
+        async with raw_stream(guest) as stream:
+            stream.writer.write(opening)
+            stream.writer.write_eof()
+            assert await stream.receive() is None
+        assert await kernel.printed("print('here')") == "here\n"
+    await guest.call("ping")
+
+
+async def test_no_frame_after_the_opening_ends_its_own_stream_alone(guest: Guest) -> None:
+    async with guest.kernel() as kernel:
+        async with asyncio.timeout(SECONDS), open_service(guest.connect, "kernel") as stream:
+            stream.writer.write(b"\0\0\0\x04none")
+            while await stream.receive() is not None:
+                continue
+        assert await kernel.printed("print('here')") == "here\n"
+
+
+async def test_a_stream_that_does_not_begin_with_open_is_refused(guest: Guest) -> None:
+    async with raw_stream(guest) as stream:
+        stream.writer.write(encode(Frame(Kind.CALL, {"op": "ping"})))
+        with pytest.raises(GuestRefused) as refusal:
+            await stream.answer()
+    assert refusal.value.guest_code == "bad_request"
+
+
+async def test_more_streams_than_the_agent_takes_are_closed_and_the_rest_go_on(guest: Guest) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        kernel = await stack.enter_async_context(guest.kernel())
+        # None of them says what it is for, so each stays as it is.
+        silent = [await stack.enter_async_context(raw_stream(guest)) for _ in range(300)]
+        with pytest.raises((VsockError, ConnectionError)):
+            await silent[-1].answer()
+        assert await kernel.printed("print('here')") == "here\n"
+    async with guest.kernel() as kernel:
+        assert await kernel.printed("print('again')") == "again\n"
+
+
+async def test_a_spliced_channel_is_the_kernels_own_socket(guest: Guest) -> None:
+    async with asyncio.timeout(SECONDS), open_service(guest.connect, "splice", channel="shell") as stream:
+        # ZMTP's greeting: the signature that every ZeroMQ socket sends first.
+        assert (await stream.reader.readexactly(10))[0] == 0xFF
+
+
+@contextlib.asynccontextmanager
+async def raw_stream(guest: Guest) -> AsyncGenerator[FrameStream]:
+    reader, writer = await guest.connect(AGENT_PORT)
+    try:
+        async with asyncio.timeout(SECONDS):
+            yield FrameStream(reader, writer)
+    finally:
+        writer.close()
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+async def gone(guest: Guest, pid: int) -> None:
+    """Wait until a process is not even a zombie; the calls give the agent time to take its status."""
+    async with asyncio.timeout(SECONDS):
+        while Path(f"/proc/{pid}").exists():
+            await guest.call("ping")
