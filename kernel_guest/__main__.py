@@ -11,7 +11,7 @@ from pathlib import Path
 from kernel_guest import system
 from kernel_guest.agent import Agent, GuestSystem, Places
 from kernel_guest.processes import Reaper, Zygote
-from kernel_guest.vsock import Doorbell, HostLink
+from kernel_guest.vsock import MEET, PART, Doorbell, HostLink
 from kernel_guest.warm import warm_agent
 
 _USER = 1000
@@ -68,8 +68,8 @@ async def serve(doorbell: Doorbell) -> None:
     gc.collect()
     gc.freeze()
     os.sync()
-    link = HostLink(agent, system.rescan_pci)
-    doorbell.on_ring(link.meet)
+    link = HostLink(agent, doorbell)
+    doorbell.on_ring({MEET: link.meet, PART: link.part})
     doorbell.tell("ready")
     await asyncio.Event().wait()
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import socket
 import time
 from dataclasses import dataclass
@@ -12,13 +13,16 @@ from typing import Any, Protocol
 import zmq
 
 from kernel_guest import files, system
+from kernel_guest.context import MAIN, Context, NoKernel
 from kernel_guest.frames import CHANNELS, VERSION, Frame, FrameDecoder, FrameError, Kind, decode, encode
-from kernel_guest.processes import KernelIdentity, KernelProcess, Zygote
-from kernel_guest.relay import Relay, channel_path, splice
+from kernel_guest.processes import KernelIdentity, Zygote
+from kernel_guest.relay import channel_path, splice
 
 _READ = 64 * 1024
 _MAX_STREAMS = 256
 _MAX_OPEN = 64 * 1024
+_MAX_CONTEXTS = 32
+_CONTEXT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Refused(Exception):
@@ -73,20 +77,17 @@ class Places:
 
 
 class Agent:
-    """One kernel, the streams to it, and the control stream to the host."""
+    """The session's contexts, the streams that the host opens, and the control stream to the host."""
 
     def __init__(self, host: Host, places: Places, zygote: Zygote) -> None:
         self._host = host
         self._places = places
         self._zygote = zygote
-        self._context: zmq.Context[Any] = zmq.Context()
+        self._zmq: zmq.Context[Any] = zmq.Context()
         self._identity = KernelIdentity(os.urandom(32).hex().encode(), os.urandom(16).hex(), {})
-        self._kernel: KernelProcess | None = None
-        self._relays: set[Relay] = set()
-        self._spare: Relay | None = None
+        self._contexts: dict[str, Context] = {}
         self._streams: set[asyncio.Task[None]] = set()
         self._control: asyncio.StreamWriter | None = None
-        self._restarting = asyncio.Lock()
         self.renewed = False
 
     @property
@@ -95,24 +96,20 @@ class Agent:
         return self._identity.key
 
     async def start_kernel(self) -> int:
-        """Start the kernel and wait until it takes messages; returns its process id."""
-        kernel = await self._zygote.fork(self._places.kernel, self._identity)
-        self._kernel = kernel
-        kernel.exited.add_done_callback(lambda exited: self._kernel_exited(kernel, exited.result()))
-        for relay in self._relays:
-            relay.connect()
-        for relay in list(self._relays):
-            await relay.welcomed()
-        self._tell({"event": "kernel_started", "pid": kernel.pid})
-        return kernel.pid
+        """Start the main context's kernel and wait until it takes messages; returns its process id."""
+        context = Context(MAIN, self._places.kernel, self._places.user, self._zygote, self._tell)
+        pid = await context.start(self._identity)
+        self._contexts[MAIN] = context
+        return pid
 
     async def prepare_clones(self) -> None:
-        """Do ahead what every clone would have to do first: connect to the kernel, put its objects aside."""
-        self._spare = Relay(self._context, self._places.kernel)
-        self._relays.add(self._spare)
-        self._spare.connect()
-        await self._spare.welcomed()
-        await self._running().freeze()
+        """Do ahead what every clone would have to do first."""
+        await self._contexts[MAIN].prepare_clones(self._zmq)
+
+    async def stop(self) -> None:
+        """End all kernels."""
+        for context in self._contexts.values():
+            await context.stop()
 
     def forget_host(self) -> None:
         """A new host is there (the machine was restored): every old stream ends, and renewal is due."""
@@ -163,6 +160,8 @@ class Agent:
                 await self._open(connection, frame.body)
             except TimeoutError:
                 await _refuse(connection, Refused("kernel_silent", "the kernel did not answer in time"))
+            except NoKernel as error:
+                await _refuse(connection, Refused("no_kernel", str(error)))
             except (Refused, files.FileRefused) as error:
                 await _refuse(connection, error)
             finally:
@@ -173,11 +172,14 @@ class Agent:
     async def _open(self, connection: socket.socket, body: dict[str, Any]) -> None:
         match body:
             case {"service": "kernel"}:
-                await self._relay(connection)
+                context = self._context_of(body)
+                context.running()
+                await context.relay(self._zmq, *await asyncio.open_connection(sock=connection))
             case {"service": "splice", "channel": str(channel)} if channel in CHANNELS:
+                context = self._context_of(body)
                 reader, writer = await asyncio.open_connection(sock=connection)
                 writer.write(encode(Frame(Kind.OK)))
-                await splice(channel_path(self._places.kernel, channel), reader, writer)
+                await splice(channel_path(context.folder, channel), reader, writer)
             case {"service": "put", "path": str(path), "size": int() | None as size, "mode": int(mode)} if (
                 size is None or size >= 0
             ):
@@ -186,17 +188,6 @@ class Agent:
                 await self._get(connection, self._path(path))
             case _:
                 raise Refused("bad_request", f"there is no service {body.get('service')!r} with these arguments")
-
-    async def _relay(self, connection: socket.socket) -> None:
-        self._running()
-        reader, writer = await asyncio.open_connection(sock=connection)
-        relay, self._spare = self._spare or Relay(self._context, self._places.kernel), None
-        self._relays.add(relay)
-        try:
-            await relay.run(reader, writer, lambda: writer.write(encode(Frame(Kind.OK))))
-        finally:
-            self._relays.discard(relay)
-            writer.close()
 
     async def _put(self, connection: socket.socket, path: Path, size: int | None, mode: int) -> None:
         await asyncio.get_running_loop().sock_sendall(connection, encode(Frame(Kind.OK)))
@@ -235,8 +226,9 @@ class Agent:
                 raise Refused("bad_request", "the control stream takes calls")
             answer = await self._call(frame.body)
             writer.write(encode(Frame(Kind.OK, {"id": number, **answer})))
-        except Refused as error:
-            writer.write(encode(Frame(Kind.ERROR, {"id": number, "code": error.code, "message": str(error)})))
+        except (Refused, NoKernel) as error:
+            code = error.code if isinstance(error, Refused) else "no_kernel"
+            writer.write(encode(Frame(Kind.ERROR, {"id": number, "code": code, "message": str(error)})))
         except Exception as error:
             code = "io_error" if isinstance(error, OSError) else "failed"
             body = {"id": number, "code": code, "message": f"{type(error).__name__}: {error}"}
@@ -253,10 +245,16 @@ class Agent:
             case {"op": "ping"}:
                 return {}
             case {"op": "interrupt"}:
-                self._running().interrupt()
+                self._context_of(call).interrupt()
                 return {}
             case {"op": "restart"}:
-                return {"pid": await self._restart()}
+                return {"pid": await self._context_of(call).restart(self._identity)}
+            case {"op": "open_context", "context": str(name)}:
+                return {"pid": await self._open_context(name)}
+            case {"op": "close_context", "context": str(name)} if name != MAIN:
+                await self._context_of(call).stop()
+                del self._contexts[name]
+                return {}
             case {"op": "power_off"}:
                 self._host.power_off()
                 return {}
@@ -270,29 +268,29 @@ class Agent:
         except (KeyError, TypeError, ValueError) as error:
             raise Refused("bad_request", f"renew lacks something: {error!r}") from error
         self._identity = identity
-        await self._running().renew(identity)
+        for context in self._contexts.values():
+            await context.renew(identity)
         self.renewed = True
         return {"clock_ns": time.time_ns()}
 
-    async def _restart(self) -> int:
-        # Two at once would both start a kernel, on the same sockets.
-        async with self._restarting:
-            if self._kernel is not None:
-                await self._kernel.kill()
-            return await self.start_kernel()
+    async def _open_context(self, name: str) -> int:
+        if not _CONTEXT_NAME.fullmatch(name) or name in self._contexts:
+            raise Refused("bad_request", "a context needs a short name of its own")
+        if len(self._contexts) >= _MAX_CONTEXTS:
+            raise Refused("too_many", f"a session has at most {_MAX_CONTEXTS} contexts")
+        folder = self._places.kernel / f"context-{name}"
+        context = self._contexts[name] = Context(name, folder, self._places.user, self._zygote, self._tell)
+        try:
+            return await context.start(self._identity)
+        except BaseException:
+            del self._contexts[name]
+            raise
 
-    def _running(self) -> KernelProcess:
-        if self._kernel is None:
-            raise Refused("no_kernel", "the kernel has died; restart it")
-        return self._kernel
-
-    def _kernel_exited(self, kernel: KernelProcess, status: int) -> None:
-        kernel.close()
-        if self._kernel is kernel:
-            self._kernel = None
-        for relay in self._relays:
-            relay.disconnect()
-        self._tell({"event": "kernel_exited", "pid": kernel.pid, "status": status})
+    def _context_of(self, body: dict[str, Any]) -> Context:
+        context = self._contexts.get(str(body.get("context", MAIN)))
+        if context is None:
+            raise Refused("not_found", "there is no such context")
+        return context
 
     def _tell(self, event: dict[str, Any]) -> None:
         if self._control is not None:

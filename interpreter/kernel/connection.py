@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, Final
 
 from interpreter.errors import GuestMisbehaved, InterpreterError, KernelDied
 from interpreter.kernel.framing import Connect, FrameStream, open_service
@@ -12,6 +12,9 @@ from kernel_guest.frames import CHANNELS, Kind
 
 _QUEUED = 256
 """Messages that wait for one reader. Past that the stream is not read, the guest's relay stops, and so on back."""
+
+MAIN: Final = "main"
+"""The context that every session has from the start."""
 
 Arrival = tuple[str, Message]
 """A channel and a message that came on it."""
@@ -138,9 +141,11 @@ class KernelConnection:
 
 
 @asynccontextmanager
-async def connect_kernel(connect: Connect, *, key: bytes, session: str) -> AsyncGenerator[KernelConnection]:
-    """Connect to the kernel through the guest's relay, which gives each stream an identity of its own."""
-    async with open_service(connect, "kernel") as stream:
+async def connect_kernel(
+    connect: Connect, *, key: bytes, session: str, context: str = MAIN
+) -> AsyncGenerator[KernelConnection]:
+    """Connect to a context's kernel through the guest's relay, which gives each stream an identity of its own."""
+    async with open_service(connect, "kernel", context=context) as stream:
         connection = KernelConnection(stream, Codec(key, session))
         task = asyncio.create_task(connection.receive())
         try:

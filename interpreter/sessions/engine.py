@@ -12,7 +12,7 @@ import structlog
 from interpreter.errors import InterpreterError, KernelDied
 from interpreter.kernel.control import Event
 from interpreter.sessions.renewal import Renewal
-from interpreter.sessions.restore import restore_guest
+from interpreter.sessions.restore import Listeners, restore_guest
 from interpreter.sessions.session import Session
 from interpreter.settings import Settings, load_settings
 from interpreter.templates.loaded import LoadedTemplate, load_template
@@ -88,7 +88,7 @@ class Engine:
             for session in holder:
                 session.end(error)
 
-        async with restore_guest(self.settings, loaded, renewal, on_event=on_event, on_end=on_end) as guest:
+        async with restore_guest(self.settings, loaded, renewal, Listeners(on_event, on_end)) as guest:
             session = Session(session_id, template, guest)
             holder.append(session)
             log.info("session started", session=session_id, template=template, **guest.timings.marks)

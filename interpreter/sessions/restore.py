@@ -2,10 +2,12 @@
 
 import asyncio
 import secrets
+import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from interpreter.errors import GuestUnresponsive, InterpreterError, MachineDied
@@ -20,12 +22,13 @@ from interpreter.vm.jail import new_jail
 from interpreter.vm.machine import Machine, MachineStart
 from interpreter.vm.programs import find_program
 from interpreter.vm.snapshot import restore_machine
+from interpreter.vm.takeover import take_over
 from interpreter.vsock.backend import VsockDevice
 from kernel_guest.frames import CONTROL_PORT
 
 _FIRST_CID = 3
 _LAST_CID = 0xFFFFFFFE
-_DOORBELL = b"!"
+_MEET, _PART, _PARTED = b"!", b"-", b"parted\n"
 
 T = TypeVar("T")
 
@@ -53,19 +56,29 @@ class RestoredGuest:
     timings: Timings
 
 
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Who is told of what comes from the guest unasked: its agent's events, and why the guest ended by itself."""
+
+    on_event: Callable[[Event], None]
+    on_end: Callable[[InterpreterError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a machine that is to outlive the service can be found again: its name, and its folder for sockets."""
+
+    name: str
+    folder: Path
+
+
 @asynccontextmanager
 async def restore_guest(
-    settings: Settings,
-    template: LoadedTemplate,
-    renewal: Renewal,
-    *,
-    on_event: Callable[[Event], None],
-    on_end: Callable[[InterpreterError], None],
+    settings: Settings, template: LoadedTemplate, renewal: Renewal, listeners: Listeners, place: Place | None = None
 ) -> AsyncGenerator[RestoredGuest]:
-    """Restore a guest and hold it until the block is left.
+    """Restore a guest and hold it until the block is left; with a ``place`` it outlives a service that is killed.
 
-    ``on_event`` gets what the agent tells unasked; ``on_end`` why the machine, its vsock device or its agent
-    ended by itself. Raises MachineStartFailed, GuestUnresponsive, GuestMisbehaved, DiskFull.
+    Raises MachineStartFailed, GuestUnresponsive, GuestMisbehaved, DiskFull.
     """
     timings = Timings()
     async with AsyncExitStack() as stack:
@@ -74,26 +87,64 @@ async def restore_guest(
         start = MachineStart(
             spec=template.spec,
             files=MachineFiles(template.memory, template.rootfs, scratch),
-            jail=new_jail(settings.jail_uid, kvm=template.spec.uses_kvm),
+            jail=new_jail(settings.jail_uid, kvm=template.spec.uses_kvm, outlives=place is not None),
             qemu=find_program(settings.qemu),
             arguments=[],
         )
-        machine = await stack.enter_async_context(restore_machine(start, template.devices))
+        if place is not None:
+            start = replace(start, name=place.name, folder=place.folder)
+        machine, channel = await stack.enter_async_context(restore_machine(start, template.devices))
         timings.mark("loaded")
+        guest = _meet(settings, machine, ("vsock", channel), renewal, listeners, timings)
+        yield await stack.enter_async_context(guest)
+
+
+@asynccontextmanager
+async def take_over_guest(
+    settings: Settings, pid: int, place: Place, renewal: Renewal, listeners: Listeners
+) -> AsyncGenerator[RestoredGuest]:
+    """Take over a guest whose service was killed, and hold it. Raises MachineDied, GuestUnresponsive."""
+    timings = Timings()
+    async with AsyncExitStack() as stack:
+        machine = await stack.enter_async_context(take_over(pid, place.folder))
+        try:
+            async with asyncio.timeout(settings.restore_timeout):
+                await _part(machine)
+        except TimeoutError:
+            raise GuestUnresponsive("the guest did not give up its old device") from None
+        name, channel = await machine.add_vsock_channel()
+        stack.callback(channel.close)
+        guest = _meet(settings, machine, (name, channel), renewal, listeners, timings)
+        yield await stack.enter_async_context(guest)
+
+
+@asynccontextmanager
+async def _meet(
+    settings: Settings,
+    machine: Machine,
+    channel: tuple[str, socket.socket],
+    renewal: Renewal,
+    listeners: Listeners,
+    timings: Timings,
+) -> AsyncGenerator[RestoredGuest]:
+    """Plug in a vsock device, let the guest run, hear from its agent, renew it, connect to its kernel."""
+    async with AsyncExitStack() as stack:
         cid = secrets.randbelow(_LAST_CID - _FIRST_CID) + _FIRST_CID
-        vsock = await stack.enter_async_context(VsockDevice(machine.vsock, pid=machine.pid, guest_cid=cid))
+        vsock = await stack.enter_async_context(VsockDevice(channel[1], pid=machine.pid, guest_cid=cid))
         try:
             async with asyncio.timeout(settings.restore_timeout):
                 # One stream is taken, the agent's; whoever dials this port later is refused.
                 async with vsock.listen(CONTROL_PORT) as listener:
-                    await machine.plug_vsock()
+                    await machine.plug_vsock(channel[0])
                     timings.mark("plugged")
-                    machine.doorbell.send(_DOORBELL)
+                    machine.doorbell.send(_MEET)
                     await machine.run()
                     timings.mark("running")
                     reader, writer, _ = await _unless_ended(machine, vsock, listener.accept())
                 timings.mark("connected")
-                control = await stack.enter_async_context(serve_control(reader, writer, on_event, on_end))
+                control = await stack.enter_async_context(
+                    serve_control(reader, writer, listeners.on_event, listeners.on_end)
+                )
                 await _renew(control, renewal, settings.restore_timeout)
                 timings.mark("renewed")
                 connection = await stack.enter_async_context(
@@ -102,12 +153,12 @@ async def restore_guest(
                 timings.mark("kernel")
         except TimeoutError:
             raise GuestUnresponsive(
-                f"the restored guest did not answer within {settings.restore_timeout:g} s",
+                f"the guest did not answer within {settings.restore_timeout:g} s",
                 hint="On a very busy machine raise INTERPRETER_RESTORE_TIMEOUT",
             ) from None
         watchers = [
-            asyncio.create_task(_watch_machine(machine, on_end)),
-            asyncio.create_task(_watch_vsock(vsock, on_end)),
+            asyncio.create_task(_watch_machine(machine, listeners.on_end)),
+            asyncio.create_task(_watch_vsock(vsock, listeners.on_end)),
         ]
         try:
             yield RestoredGuest(machine, vsock, control, connection, timings)
@@ -115,6 +166,18 @@ async def restore_guest(
             for watcher in watchers:
                 watcher.cancel()
             await asyncio.wait(watchers)
+
+
+async def _part(machine: Machine) -> None:
+    """Have the guest give up the vsock device that nobody serves any more. Raises MachineDied."""
+    machine.doorbell.send(_PART)
+    said = b""
+    # What was said before this service connected may still come first.
+    while not said.endswith(_PARTED):
+        piece = await asyncio.get_running_loop().sock_recv(machine.doorbell, 256)
+        if not piece:
+            raise MachineDied("the machine ended while it was taken over")
+        said = (said + piece)[-256:]
 
 
 async def _renew(control: AgentControl, renewal: Renewal, timeout: float) -> None:

@@ -140,6 +140,8 @@ async def _run_mmdebstrap(template: Template, suite: _Suite, folder: Path, overl
 
 
 async def _squash(archive: Path, image: Path) -> None:
+    # Measured against erofs (lz4, lz4hc, plain): squashfs is smaller, leaves less in the snapshot's memory than
+    # compressed erofs, and boots no slower.
     compression = ("-comp", "zstd", "-Xcompression-level", "3")
     with archive.open("rb") as file:
         await run_program(

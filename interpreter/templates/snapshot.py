@@ -130,7 +130,7 @@ async def _boot(
             inherited=(kernel, initramfs),
             shared_memory=True,
         )
-        async with start_machine(start) as machine:
+        async with start_machine(start) as (machine, _):
             yield machine, memory
 
 

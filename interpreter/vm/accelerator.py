@@ -73,7 +73,7 @@ async def probe_machine(accelerator: Accelerator, settings: Settings) -> AsyncGe
     spec = MachineSpec(_MEMORY_MB, 1, accelerator)
     with _files() as files:
         jail = new_jail(settings.jail_uid, kvm=spec.uses_kvm)
-        async with start_machine(MachineStart(spec, files, jail, find_program(settings.qemu), [])) as machine:
+        async with start_machine(MachineStart(spec, files, jail, find_program(settings.qemu), [])) as (machine, _):
             yield machine
 
 

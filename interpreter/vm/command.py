@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from interpreter.settings import Accelerator
+from interpreter.vm.channels import QemuEnds
 
 MACHINE_TYPE: Final = "pc"
 TRANSLATION_CACHE_MB: Final = 256
@@ -74,15 +75,6 @@ class MachineFiles:
     """The scratch disk, open for reading and writing."""
 
 
-@dataclass(frozen=True, slots=True)
-class MachineChannels:
-    """QEMU's ends of connected unix sockets."""
-
-    qmp: int
-    doorbell: int
-    vsock: int
-
-
 def boot_arguments(spec: MachineSpec, kernel: int, initramfs: int) -> list[str]:
     """Start from a kernel and an initramfs, given as open descriptors."""
     return [
@@ -98,12 +90,18 @@ def restore_arguments() -> list[str]:
 
 
 def qemu_arguments(
-    spec: MachineSpec, files: MachineFiles, channels: MachineChannels, *, shared_memory: bool
+    spec: MachineSpec, files: MachineFiles, ends: QemuEnds, *, name: str, shared_memory: bool
 ) -> list[str]:
-    """QEMU's arguments, without how it starts. ``shared_memory``: the template's own machine writes the memfd."""
+    """QEMU's arguments, without how it starts.
+
+    ``name`` stands in the process list and names the threads. ``shared_memory``: the template's own machine writes
+    the memfd.
+    """
+    listening = ",server=on,wait=off" if ends.listening else ""
     share = "on" if shared_memory else "off"
     accelerator = f"tcg,thread=multi,tb-size={TRANSLATION_CACHE_MB}" if spec.accelerator is Accelerator.TCG else "kvm"
     return [
+        *("-name", f"{name},debug-threads=on"),
         *("-nodefaults", "-no-user-config", "-no-reboot"),
         *("-display", "none"),
         *("-machine", f"{MACHINE_TYPE},usb=off,vmport=off,memory-backend=memory"),
@@ -114,10 +112,10 @@ def qemu_arguments(
         *("-object", _memory_object(spec, files, share)),
         *_disk("rootfs", 1, files.rootfs, "read-only=on"),
         *_disk("scratch", 2, files.scratch, "read-only=off,discard=unmap,cache.no-flush=on"),
-        *("-chardev", f"socket,id=qmp,fd={channels.qmp}", "-mon", "chardev=qmp,mode=control"),
+        *("-chardev", f"socket,id=qmp,fd={ends.control}{listening}", "-mon", "chardev=qmp,mode=control"),
         *("-chardev", f"ringbuf,id=console,size={CONSOLE_BYTES}", "-serial", "chardev:console"),
-        *("-chardev", f"socket,id=doorbell,fd={channels.doorbell}", "-serial", "chardev:doorbell"),
-        *("-chardev", f"socket,id=vsock,fd={channels.vsock}"),
+        *("-chardev", f"socket,id=doorbell,fd={ends.doorbell}{listening}", "-serial", "chardev:doorbell"),
+        *("-chardev", f"socket,id=vsock,fd={ends.vsock}"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
     ]
 

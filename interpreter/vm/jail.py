@@ -5,7 +5,8 @@ service is root, QEMU runs as a user id of its own per machine; else it runs as 
 
 bubblewrap is process 1 of the new PID namespace and QEMU its child. All of them are one process group, which is
 started in a session of its own and killed as one; and when the service itself is killed, the outer bwrap dies
-with the thread that started it (``--die-with-parent``) and takes the namespace with it.
+with the thread that started it (``--die-with-parent``) and takes the namespace with it, unless the machine is to
+outlive the service.
 """
 
 import os
@@ -34,6 +35,8 @@ class Jail:
 
     user: int | None
     kvm: bool = False
+    outlives: bool = False
+    """Whether the machine goes on when the process that started it ends."""
 
     def command(self, program: Path, arguments: Sequence[str], limits: Limits) -> list[str]:
         """The whole command line that runs ``program`` with ``arguments`` in the jail."""
@@ -63,7 +66,8 @@ class Jail:
         return [
             str(find_program("bwrap")),
             *("--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
-            *("--die-with-parent", "--clearenv", "--hostname", "jail"),
+            *(() if self.outlives else ("--die-with-parent",)),
+            *("--clearenv", "--hostname", "jail"),
             *identity,
             *("--proc", "/proc", "--dev", "/dev"),
             *(("--dev-bind", "/dev/kvm", "/dev/kvm") if self.kvm else ()),
@@ -76,12 +80,12 @@ class Jail:
         ]
 
 
-def new_jail(first_user: int, *, kvm: bool) -> Jail:
+def new_jail(first_user: int, *, kvm: bool, outlives: bool = False) -> Jail:
     """A jail for one more machine; as root, under one of 65,536 user ids from ``first_user`` on."""
     if os.geteuid() != 0:
-        return Jail(None, kvm)
+        return Jail(None, kvm, outlives)
     # Not a secret: two machines that draw the same id are still apart by their namespaces.
-    return Jail(first_user + random.randrange(0x10000), kvm)  # noqa: S311
+    return Jail(first_user + random.randrange(0x10000), kvm, outlives)  # noqa: S311
 
 
 def _bind(files: Sequence[Path]) -> list[str]:

@@ -4,22 +4,18 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from interpreter.errors import MachineDied, MachineError, MachineStartFailed
-from interpreter.vm.command import (
-    TRANSLATION_CACHE_MB,
-    MachineChannels,
-    MachineFiles,
-    MachineSpec,
-    qemu_arguments,
-)
+from interpreter.vm.channels import QemuEnds, open_channels, socket_pair
+from interpreter.vm.command import TRANSLATION_CACHE_MB, MachineFiles, MachineSpec, qemu_arguments
 from interpreter.vm.jail import Jail, Limits
 from interpreter.vm.qmp import Qmp, connect_qmp
 from interpreter.vm.spawn import signal_group, spawn
@@ -31,7 +27,10 @@ _STDERR_KEPT = 4096
 
 @dataclass(frozen=True, slots=True)
 class MachineStart:
-    """What a machine is started from. ``inherited``: more descriptors that the arguments name."""
+    """What a machine is started from. ``inherited``: more descriptors that the arguments name.
+
+    ``folder``: where it can be taken over later, when its jail lets it outlive the service.
+    """
 
     spec: MachineSpec
     files: MachineFiles
@@ -40,19 +39,19 @@ class MachineStart:
     arguments: list[str]
     inherited: tuple[int, ...] = ()
     shared_memory: bool = False
+    name: str = "interpreter"
+    folder: Path | None = None
 
 
 class Machine:
-    """A running QEMU. Made by ``start_machine``."""
+    """A running QEMU. Made by ``start_machine`` and ``take_over``."""
 
-    def __init__(self, qmp: Qmp, pid: int, doorbell: socket.socket, vsock: socket.socket, ended: "_Ended") -> None:
+    def __init__(self, qmp: Qmp, pid: int, doorbell: socket.socket, ended: asyncio.Future[str]) -> None:
         self.qmp = qmp
         self.pid = pid
         """QEMU's process id, as the host sees it."""
         self.doorbell = doorbell
         """The guest's second serial port, non-blocking."""
-        self.vsock = vsock
-        """The other end of the chardev that a vhost-user device can be plugged to."""
         self._ended = ended
 
     async def run(self) -> None:
@@ -63,9 +62,20 @@ class Machine:
         """Halt the guest."""
         await self.qmp.execute("stop")
 
-    async def plug_vsock(self) -> None:
-        """Add the vsock device. Something must serve the other end of its socket meanwhile."""
-        await self.qmp.execute("device_add", driver="vhost-user-vsock-pci", id="vsock", chardev="vsock")
+    async def add_vsock_channel(self) -> tuple[str, socket.socket]:
+        """A new channel for a vsock device: its name, and our end of its socket, which the caller closes."""
+        name = f"vsock-{secrets.token_hex(4)}"
+        with ExitStack() as stack:
+            ours, theirs = socket_pair(stack)
+            await self.qmp.send_descriptor(theirs.fileno(), name)
+            address = {"type": "fd", "data": {"str": name}}
+            backend = {"type": "socket", "data": {"addr": address, "server": False}}
+            await self.qmp.execute("chardev-add", id=name, backend=backend)
+            return name, ours.dup()
+
+    async def plug_vsock(self, channel: str = "vsock") -> None:
+        """Add the vsock device. Something must serve the other end of its channel's socket meanwhile."""
+        await self.qmp.execute("device_add", driver="vhost-user-vsock-pci", id=f"{channel}-device", chardev=channel)
 
     async def console(self) -> str:
         """The last 64 KiB that the guest wrote on its console, read once."""
@@ -76,12 +86,12 @@ class Machine:
 
     async def wait_ended(self) -> str:
         """Wait until QEMU ends, for whatever cause; returns its last words."""
-        return await asyncio.shield(self._ended.future)
+        return await asyncio.shield(self._ended)
 
     @property
     def has_ended(self) -> bool:
         """Whether QEMU is gone."""
-        return self._ended.future.done()
+        return self._ended.done()
 
 
 class _Ended:
@@ -101,19 +111,18 @@ class _Ended:
 
 
 @asynccontextmanager
-async def start_machine(start: MachineStart) -> AsyncGenerator[Machine]:
-    """Start QEMU and hold it until the block is left, then kill it.
+async def start_machine(start: MachineStart) -> AsyncGenerator[tuple[Machine, socket.socket]]:
+    """Start QEMU and hold it until the block is left, then kill it. Also gives our end of the vsock channel.
 
     Raises MachineStartFailed with QEMU's own words when it does not come up.
     """
     async with AsyncExitStack() as stack:
-        qmp_socket, qmp_peer = _socket_pair(stack)
-        doorbell, doorbell_peer = _socket_pair(stack)
-        vsock, vsock_peer = _socket_pair(stack)
+        channels = stack.enter_context(open_channels(start.folder))
         info_read, info_write = os.pipe2(os.O_CLOEXEC)
         stack.callback(os.close, info_read)
-        channels = MachineChannels(qmp_peer.fileno(), doorbell_peer.fileno(), vsock_peer.fileno())
-        arguments = qemu_arguments(start.spec, start.files, channels, shared_memory=start.shared_memory)
+        arguments = qemu_arguments(
+            start.spec, start.files, channels.theirs, name=start.name, shared_memory=start.shared_memory
+        )
         command = start.jail.command(start.qemu, [*arguments, *start.arguments], _limits(start))
         command[1:1] = ["--info-fd", str(info_write)]
         try:
@@ -122,39 +131,26 @@ async def start_machine(start: MachineStart) -> AsyncGenerator[Machine]:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
-                pass_fds=(*_descriptors(start, channels), info_write),
+                pass_fds=(*_descriptors(start, channels.theirs), info_write),
             )
         finally:
             os.close(info_write)
         ended = _Ended()
         watcher = asyncio.create_task(ended.watch(process))
         stack.push_async_callback(_kill, process, watcher)
-        for peer in (qmp_peer, doorbell_peer, vsock_peer):
-            peer.close()
+        channels.started()
         try:
-            qmp = await stack.enter_async_context(connect_qmp(qmp_socket))
+            qmp = await stack.enter_async_context(connect_qmp(channels.control))
         except MachineDied as error:
             words = await ended.future
             raise MachineStartFailed(f"QEMU did not start: {words}", hint="See `interpreter doctor`") from error
         pid = _qemu_pid(await asyncio.to_thread(os.read, info_read, 4096))
-        yield Machine(qmp, pid, doorbell, vsock, ended)
+        yield Machine(qmp, pid, channels.doorbell, ended.future), channels.vsock
 
 
-def _socket_pair(stack: AsyncExitStack) -> tuple[socket.socket, socket.socket]:
-    ours, theirs = socket.socketpair()
-    stack.callback(ours.close)
-    stack.callback(theirs.close)
-    ours.setblocking(False)
-    return ours, theirs
-
-
-def _descriptors(start: MachineStart, channels: MachineChannels) -> tuple[int, ...]:
+def _descriptors(start: MachineStart, ends: QemuEnds) -> tuple[int, ...]:
     files = start.files
-    return (
-        *(files.memory, files.rootfs, files.scratch),
-        *(channels.qmp, channels.doorbell, channels.vsock),
-        *start.inherited,
-    )
+    return (files.memory, files.rootfs, files.scratch, ends.control, ends.doorbell, ends.vsock, *start.inherited)
 
 
 def _qemu_pid(info: bytes) -> int:

@@ -5,6 +5,7 @@ and every session maps privately (QEMU's ``x-ignore-shared``, docs/devel/migrati
 """
 
 import os
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -22,8 +23,11 @@ async def save_devices(machine: Machine, target: int) -> None:
 
 
 @asynccontextmanager
-async def restore_machine(start: MachineStart, devices: int) -> AsyncGenerator[Machine]:
-    """Start a machine with the device state in the open file ``devices``, halted. Raises MachineStartFailed."""
+async def restore_machine(start: MachineStart, devices: int) -> AsyncGenerator[tuple[Machine, socket.socket]]:
+    """Start a machine with the device state in the open file ``devices``, halted. Raises MachineStartFailed.
+
+    Also gives our end of the channel for its vsock device.
+    """
     # A descriptor of its own: copies would share one file offset with every other restore.
     own = os.open(f"/proc/self/fd/{devices}", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -32,9 +36,9 @@ async def restore_machine(start: MachineStart, devices: int) -> AsyncGenerator[M
             arguments=[*start.arguments, *restore_arguments()],
             inherited=(*start.inherited, own),
         )
-        async with start_machine(start) as machine:
+        async with start_machine(start) as (machine, vsock):
             await _load(machine, own)
-            yield machine
+            yield machine, vsock
     finally:
         os.close(own)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from interpreter.errors import InterpreterError
-from interpreter.kernel.connection import KernelConnection, connect_kernel
+from interpreter.kernel.connection import MAIN, KernelConnection, connect_kernel
 from interpreter.kernel.control import AgentControl, Event, serve_control
 from interpreter.kernel.execution import Execution, OnInput
 from interpreter.kernel.outputs import Result
@@ -52,8 +52,9 @@ class Guest:
         return event
 
     @asynccontextmanager
-    async def kernel(self) -> AsyncGenerator["Kernel"]:
-        async with connect_kernel(self.connect, key=self.renewal.key, session=self.renewal.session) as connection:
+    async def kernel(self, context: str = MAIN) -> AsyncGenerator["Kernel"]:
+        key, session = self.renewal.key, self.renewal.session
+        async with connect_kernel(self.connect, key=key, session=session, context=context) as connection:
             yield Kernel(self, connection)
 
 

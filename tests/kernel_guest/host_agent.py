@@ -58,8 +58,7 @@ async def main(folder: Path) -> None:
             await agent.control(*await asyncio.open_unix_connection(folder / "control.sock"))
             listening.cancel()
     finally:
-        if agent._kernel is not None:
-            await agent._kernel.kill()
+        await agent.stop()
         zygote.close()
 
 

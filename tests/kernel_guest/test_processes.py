@@ -58,13 +58,47 @@ async def test_without_a_kernel_streams_and_interrupts_are_refused_until_a_resta
 
 async def test_an_interrupt_reaches_the_programs_that_the_code_has_started(guest: Guest) -> None:
     async with guest.kernel() as kernel, asyncio.timeout(SECONDS):
-        code = (
-            "import subprocess\nprogram = subprocess.Popen(['sleep', 'infinity'])\nprint(1, flush=True)\nprogram.wait()"
-        )
+        # The program tells of it itself: an interrupted wait() may lose its status.
+        script = "trap 'echo interrupted > told; exit' INT; echo runs; while :; do sleep 60; done"
+        code = f"import subprocess\nprogram = subprocess.Popen(['sh', '-c', {script!r}], stdout=subprocess.PIPE)\n"
+        code += "program.stdout.readline()\nprint(program.pid, flush=True)\nprogram.wait()"
         async for output in kernel.execute(code):
             if output.type == "stream":
+                pid = int(output.text)
                 await kernel.interrupt()
-        assert await kernel.printed("print(program.wait())") == f"{-signal.SIGINT}\n"
+        await kernel.printed(f"import os\nif os.path.exists('/proc/{pid}'): program.wait()")
+        assert await kernel.printed("print(open('told').read())") == "interrupted\n\n"
+
+
+async def test_contexts_have_kernels_of_their_own(guest: Guest) -> None:
+    await guest.call("open_context", context="second")
+    async with guest.kernel() as main, guest.kernel("second") as second:
+        await main.printed("x = 1")
+        assert await second.printed("print('x' in globals())") == "False\n"
+        # One is busy, the other answers; each is interrupted alone.
+        async for output in second.execute("print('runs', flush=True)\nwhile True: pass"):
+            if output.type == "stream":
+                assert await main.printed("print(x)") == "1\n"
+                await guest.call("interrupt", context="second")
+        await guest.call("restart", context="second")
+        assert await main.printed("print(x)") == "1\n"
+    await guest.call("close_context", context="second")
+    with pytest.raises(GuestRefused) as refusal:
+        async with guest.kernel("second"):
+            pass
+    assert refusal.value.guest_code == "not_found"
+
+
+@pytest.mark.parametrize("name", ["main", "", "a/b", "..", "x" * 65])
+async def test_a_context_with_a_wrong_name_is_refused(guest: Guest, name: str) -> None:
+    with pytest.raises(GuestRefused) as refusal:
+        await guest.call("open_context", context=name)
+    assert refusal.value.guest_code == "bad_request"
+
+
+async def test_the_main_context_cannot_be_closed(guest: Guest) -> None:
+    with pytest.raises(GuestRefused):
+        await guest.call("close_context", context="main")
 
 
 async def test_a_restart_ends_the_programs_that_the_code_has_started(guest: Guest) -> None:

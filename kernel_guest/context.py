@@ -1,0 +1,108 @@
+"""A context: one kernel with the streams to it. A session has one from the start, "main", and may open more."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from kernel_guest.frames import Frame, Kind, encode
+from kernel_guest.processes import KernelIdentity, KernelProcess, Zygote
+from kernel_guest.relay import Relay
+
+MAIN = "main"
+
+
+class NoKernel(Exception):
+    """The context's kernel has died, and none was started since."""
+
+
+class Context:
+    """One kernel, behind the same sockets over all its restarts. ``tell`` takes what happens to it, as events."""
+
+    def __init__(
+        self, name: str, folder: Path, user: int | None, zygote: Zygote, tell: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self.name = name
+        self.folder = folder
+        self._user = user
+        self._zygote = zygote
+        self._tell = tell
+        self._kernel: KernelProcess | None = None
+        self._relays: set[Relay] = set()
+        self._spare: Relay | None = None
+        self._restarting = asyncio.Lock()
+
+    async def start(self, identity: KernelIdentity) -> int:
+        """Start the kernel and wait until it takes messages; returns its process id."""
+        if not self.folder.exists():
+            self.folder.mkdir(mode=0o700)
+            if self._user is not None:
+                os.chown(self.folder, self._user, self._user)
+        kernel = await self._zygote.fork(self.folder, identity)
+        self._kernel = kernel
+        kernel.exited.add_done_callback(lambda exited: self._exited(kernel, exited.result()))
+        for relay in self._relays:
+            relay.connect()
+        for relay in list(self._relays):
+            await relay.welcomed()
+        self._tell({"event": "kernel_started", "context": self.name, "pid": kernel.pid})
+        return kernel.pid
+
+    async def restart(self, identity: KernelIdentity) -> int:
+        """Replace the kernel by a new one; returns its process id."""
+        # Two at once would both start a kernel, on the same sockets.
+        async with self._restarting:
+            await self.stop()
+            return await self.start(identity)
+
+    async def stop(self) -> None:
+        """End the kernel, if there is one."""
+        if self._kernel is not None:
+            await self._kernel.kill()
+
+    def interrupt(self) -> None:
+        """Interrupt what runs. Raises NoKernel."""
+        self.running().interrupt()
+
+    async def renew(self, identity: KernelIdentity) -> None:
+        """Give the running kernel a new identity; one that has died gets it when it is started again."""
+        if self._kernel is not None:
+            await self._kernel.renew(identity)
+
+    async def prepare_clones(self, zmq_context: zmq.Context[Any]) -> None:
+        """Do ahead what every clone would have to do first: connect to the kernel, put its objects aside."""
+        self._spare = Relay(zmq_context, self.folder)
+        self._relays.add(self._spare)
+        self._spare.connect()
+        await self._spare.welcomed()
+        await self.running().freeze()
+
+    async def relay(
+        self, zmq_context: zmq.Context[Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Relay between a stream and the kernel until the stream ends. Raises NoKernel, TimeoutError."""
+        self.running()
+        relay, self._spare = self._spare or Relay(zmq_context, self.folder), None
+        self._relays.add(relay)
+        try:
+            await relay.run(reader, writer, lambda: writer.write(encode(Frame(Kind.OK))))
+        finally:
+            self._relays.discard(relay)
+            writer.close()
+
+    def running(self) -> KernelProcess:
+        """The kernel. Raises NoKernel."""
+        if self._kernel is None:
+            raise NoKernel("the kernel has died; restart it")
+        return self._kernel
+
+    def _exited(self, kernel: KernelProcess, status: int) -> None:
+        kernel.close()
+        if self._kernel is kernel:
+            self._kernel = None
+        for relay in self._relays:
+            relay.disconnect()
+        self._tell({"event": "kernel_exited", "context": self.name, "pid": kernel.pid, "status": status})
