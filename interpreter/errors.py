@@ -21,7 +21,16 @@ InterpreterError
 ├── KernelError
 │   ├── KernelDied              the kernel or its machine ended
 │   └── ExecutionTimeout        the code ran longer than it may
-└── TransferError               a file could not be moved in or out
+├── TransferError               a file could not be moved in or out
+│   ├── FileNotFound            nothing is at that path in the session
+│   ├── FileExists              something is there already
+│   ├── NotAFolder              a file is where a folder is needed
+│   ├── IsAFolder               a folder is where a file is needed
+│   ├── FolderNotEmpty          a folder with something in it is not removed unasked
+│   ├── FilePermission          the session's user may not do that
+│   ├── NoSpace                 the session's disk is full
+│   └── BadPath                 a path that cannot be one, or cannot be used so
+└── CommandNotStarted           a command could not be started
 
 Each class has a ``code`` that never changes; fronts map it to their own protocol.
 """
@@ -171,3 +180,61 @@ class TransferError(InterpreterError):
     """A file could not be moved into or out of a session."""
 
     code = "transfer"
+
+
+class FileNotFound(TransferError):
+    """Nothing is at that path in the session."""
+
+    code = "file_not_found"
+
+
+class FileExists(TransferError):
+    """Something is at that path in the session already."""
+
+    code = "file_exists"
+
+
+class NotAFolder(TransferError):
+    """A file is where a folder is needed."""
+
+    code = "not_a_folder"
+
+
+class IsAFolder(TransferError):
+    """A folder is where a file is needed."""
+
+    code = "is_a_folder"
+
+
+class FolderNotEmpty(TransferError):
+    """A folder with something in it is not removed unasked."""
+
+    code = "folder_not_empty"
+
+
+class FilePermission(TransferError):
+    """The session's user may not do that."""
+
+    code = "file_permission"
+
+
+class NoSpace(TransferError):
+    """The session's disk is full."""
+
+    code = "no_space"
+
+
+class BadPath(TransferError):
+    """A path that cannot be one, or cannot be used in this way."""
+
+    code = "bad_path"
+
+
+class CommandNotStarted(InterpreterError):
+    """A command could not be started. ``guest_code`` is the guest's word for why, such as ``not_found``."""
+
+    code = "command_not_started"
+
+    def __init__(self, message: str, *, guest_code: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.guest_code = guest_code

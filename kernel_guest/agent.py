@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 import zmq
 
-from kernel_guest import files, system
+from kernel_guest import archive, files, system, tree
+from kernel_guest.commands import RunningCommand, command_of
 from kernel_guest.context import MAIN, Context, NoKernel
 from kernel_guest.frames import CHANNELS, VERSION, Frame, FrameDecoder, FrameError, Kind, decode, encode
 from kernel_guest.processes import KernelIdentity, Zygote
@@ -186,6 +187,11 @@ class Agent:
                 await self._put(connection, self._path(path), size, mode)
             case {"service": "get", "path": str(path)}:
                 await self._get(connection, self._path(path))
+            case {"service": "archive", "path": str(path), "format": str(kind)} if kind in archive.FORMATS:
+                await self._archive(connection, self._path(path), kind)
+            case {"service": "command"}:
+                command = command_of(body, self._places.home)
+                await RunningCommand.start(command, self._places.user, self._zygote.reaper).serve(connection)
             case _:
                 raise Refused("bad_request", f"there is no service {body.get('service')!r} with these arguments")
 
@@ -219,6 +225,23 @@ class Agent:
         # The host closes when it has all: a close of ours with bytes still under way would reset the stream.
         await _discard(connection)
 
+    async def _archive(self, connection: socket.socket, path: Path, kind: str) -> None:
+        def send() -> None:
+            with files.rights_of(self._places.user), archive.open_root(path) as root:
+                connection.setblocking(True)
+                connection.sendall(encode(Frame(Kind.OK)))
+                try:
+                    archive.send_archive(root, path, kind, connection)
+                except ConnectionError:
+                    raise
+                except OSError:
+                    # The answer is given; the stream breaks off before the end that says that it is whole.
+                    return
+
+        await asyncio.to_thread(send)
+        connection.setblocking(False)
+        await _discard(connection)
+
     async def _answer(self, writer: asyncio.StreamWriter, frame: Frame) -> None:
         number = frame.body.get("id")
         try:
@@ -226,8 +249,8 @@ class Agent:
                 raise Refused("bad_request", "the control stream takes calls")
             answer = await self._call(frame.body)
             writer.write(encode(Frame(Kind.OK, {"id": number, **answer})))
-        except (Refused, NoKernel) as error:
-            code = error.code if isinstance(error, Refused) else "no_kernel"
+        except (Refused, NoKernel, files.FileRefused) as error:
+            code = "no_kernel" if isinstance(error, NoKernel) else error.code
             writer.write(encode(Frame(Kind.ERROR, {"id": number, "code": code, "message": str(error)})))
         except Exception as error:
             code = "io_error" if isinstance(error, OSError) else "failed"
@@ -255,11 +278,22 @@ class Agent:
                 await self._context_of(call).stop()
                 del self._contexts[name]
                 return {}
+            case {"op": "list" | "describe" | "make_folder" | "move" | "remove"}:
+                return await self._in_tree(call)
             case {"op": "power_off"}:
                 self._host.power_off()
                 return {}
             case _:
                 raise Refused("bad_request", f"there is no operation {call.get('op')!r} with these arguments")
+
+    async def _in_tree(self, call: dict[str, Any]) -> dict[str, Any]:
+        work = tree.operation(call, self._path, self._places.home)
+
+        def run() -> dict[str, Any]:
+            with files.rights_of(self._places.user):
+                return work()
+
+        return await asyncio.to_thread(run)
 
     async def _renew(self, call: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -18,7 +18,10 @@ from typing import Any
 _BUFFER = 256 * 1024
 _CODES = {
     errno.ENOENT: "not_found",
+    errno.EEXIST: "exists",
     errno.EISDIR: "is_a_directory",
+    errno.ENOTDIR: "not_a_directory",
+    errno.ENOTEMPTY: "not_empty",
     errno.ENOSPC: "no_space",
     errno.EDQUOT: "no_space",
     errno.EFBIG: "no_space",

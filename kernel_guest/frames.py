@@ -25,6 +25,9 @@ CONTROL_PORT: Final = 1
 AGENT_PORT: Final = 1
 """The guest's agent listens here."""
 
+STDIN_WINDOW: Final = 256 * 1024
+"""Bytes of input for a command that may be under way, not yet taken by it."""
+
 CHANNELS: Final = ("shell", "control", "iopub", "stdin", "hb")
 
 

@@ -33,8 +33,13 @@ class Reaper:
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self.reap)
         self.reap()
 
-    def watch(self, pid: int, callback: Callable[[int], None]) -> None:
-        """Call back with the status (negative: a signal) when ``pid`` has ended, also if it has already."""
+    def watch(self, pid: int, callback: Callable[[int], None], *, new: bool = False) -> None:
+        """Call back with the status (negative: a signal) when ``pid`` has ended, also if it has already.
+
+        ``new``: it was started in this very step of the loop, so a status that waits is of an earlier process.
+        """
+        if new:
+            self._unclaimed.pop(pid, None)
         if (status := self._unclaimed.pop(pid, None)) is not None:
             callback(status)
         else:
@@ -127,6 +132,11 @@ class Zygote:
         self._drop = drop
         self._environment = environment
         self._requests: socket.socket | None = None
+
+    @property
+    def reaper(self) -> Reaper:
+        """What waits for the agent's children."""
+        return self._reaper
 
     async def fork(self, folder: Path, identity: KernelIdentity) -> KernelProcess:
         """A new kernel with its sockets in ``folder``, ready for messages. Raises ConnectionError, TimeoutError."""

@@ -9,6 +9,7 @@ from typing import Final
 from interpreter.errors import GuestMisbehaved, GuestRefused, MachineDied, TransferError
 from interpreter.kernel.control import integer
 from interpreter.kernel.framing import Connect, open_service
+from interpreter.kernel.paths import check_path, refusal
 
 PIECE: Final = 256 * 1024
 """Bytes that are read at a time."""
@@ -32,6 +33,7 @@ async def put_file(
     ``size``, when known, must come out; pieces must not be empty. Raises TransferError with what the
     guest said, MachineDied.
     """
+    check_path(path)
     try:
         async with open_service(connect, "put", path=path, size=size, mode=mode) as stream:
             # The guest may refuse at any moment, a full disk for one; then the rest need not be sent.
@@ -51,7 +53,7 @@ async def put_file(
             finally:
                 answer.cancel()
     except GuestRefused as error:
-        raise TransferError(f"{path} could not be written: {error.message}") from error
+        raise refusal(f"{path} could not be written", error) from error
     except OSError as error:
         raise MachineDied(f"the machine ended while {path} was written") from error
 
@@ -59,6 +61,7 @@ async def put_file(
 @asynccontextmanager
 async def get_file(connect: Connect, path: str) -> AsyncGenerator[GuestFile]:
     """Read ``path`` in the guest. Raises TransferError with what the guest said, or when it comes short."""
+    check_path(path)
     try:
         async with open_service(connect, "get", path=path) as stream:
             about = stream.opened
@@ -69,7 +72,7 @@ async def get_file(connect: Connect, path: str) -> AsyncGenerator[GuestFile]:
                 size, integer(about, "mode") & 0o7777, integer(about, "mtime_ns"), _pieces(stream.reader, path, size)
             )
     except GuestRefused as error:
-        raise TransferError(f"{path} could not be read: {error.message}") from error
+        raise refusal(f"{path} could not be read", error) from error
     except ConnectionError as error:
         raise MachineDied(f"the machine ended while {path} was read") from error
 

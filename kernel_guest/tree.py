@@ -1,0 +1,262 @@
+"""Folders and what is in them: list, describe, make, move and remove, with the rights of the thread that calls.
+
+Names are bytes to the system and text to the host: what is not UTF-8 in one is shown as ``\\xff``, so that two names
+stay two. Nothing here follows a link that lies at the end of a path, except to list the folder that it leads to.
+"""
+
+import ctypes
+import errno
+import heapq
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from kernel_guest.files import FileRefused
+
+MAX_PAGE = 1000
+"""Most entries of one answer."""
+_RENAME_NOREPLACE = 1
+_AT_FDCWD = -100
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def operation(call: dict[str, Any], place: Callable[[str], Path], home: Path) -> Callable[[], dict[str, Any]]:
+    """What a call of the host's asks for, to be run in a thread. Raises FileRefused when the call is not whole.
+
+    ``place`` turns a path of the host's into one of the system's; ``home`` can be neither moved nor removed.
+    """
+    match call:
+        case {"op": "list", "path": str(path), "after": str(after), "limit": int(limit), "hidden": bool(hidden)}:
+            folder = place(path)
+            return lambda: list_folder(folder, after=after, limit=limit, hidden=hidden)
+        case {"op": "describe", "path": str(path)}:
+            described = place(path)
+            return lambda: describe(described)
+        case {"op": "make_folder", "path": str(path)}:
+            made = place(path)
+            return lambda: make_folder(made)
+        case {"op": "move", "path": str(path), "target": str(target), "overwrite": bool(overwrite)}:
+            source, end = place(path), place(target)
+            return lambda: move(source, end, overwrite=overwrite, home=home)
+        case {"op": "remove", "path": str(path), "recursive": bool(recursive)}:
+            removed = place(path)
+            return lambda: remove(removed, recursive=recursive, home=home)
+        case _:
+            raise FileRefused("bad_request", f"{call.get('op')!r} does not have these arguments")
+
+
+def list_folder(path: Path, *, after: str, limit: int, hidden: bool) -> dict[str, Any]:
+    """The first ``limit`` entries by name that come after ``after``, and whether there are more. Raises FileRefused."""
+    if not 1 <= limit <= MAX_PAGE:
+        raise FileRefused("bad_request", f"a page has 1 to {MAX_PAGE} entries")
+    try:
+        # O_NONBLOCK is for what is no folder: opening a pipe would wait for its other end.
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            while True:
+                # Only the page is kept, however many there are.
+                names = heapq.nsmallest(limit + 1, _names(descriptor, after, hidden=hidden))
+                more = len(names) > limit
+                entries = [entry for _, name in names[:limit] if (entry := _entry_in(descriptor, name)) is not None]
+                if entries or not more:
+                    return {"entries": entries, "more": more}
+                # All of the page has vanished since its names were read; an empty page could not be gone on from.
+                after = names[limit - 1][0]
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise FileRefused.of(error) from error
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """The entry at ``path``, which may be a link that leads nowhere. Raises FileRefused."""
+    try:
+        about = os.lstat(path)
+        name = path.name if path.name not in {"", ".."} else Path(os.path.realpath(path)).name or "/"
+        # Not Path.readlink: the target is told as it is written.
+        target = os.readlink(path) if stat.S_ISLNK(about.st_mode) else None  # noqa: PTH115
+        return _entry(name, about, target)
+    except OSError as error:
+        raise FileRefused.of(error) from error
+
+
+def make_folder(path: Path) -> dict[str, Any]:
+    """Make a folder and those on the way to it; one that is there already will do. Raises FileRefused."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileRefused.of(error) from error
+    return describe(path)
+
+
+def move(source: Path, target: Path, *, overwrite: bool, home: Path) -> dict[str, Any]:
+    """Move a file, link or folder to be ``target``, whole or not at all. Raises FileRefused.
+
+    A folder at ``target`` is refused, neither entered nor replaced; anything else there only ``overwrite`` replaces.
+    """
+    try:
+        about = os.lstat(source)
+        start, end = _without_links(source), _without_links(target)
+        if stat.S_ISDIR(about.st_mode):
+            _refuse_home(source, home, "moved")
+            if end != start and end.is_relative_to(start):
+                raise FileRefused("bad_request", "a folder cannot be moved into itself")
+        if os.path.lexists(target):
+            if not overwrite:
+                raise FileRefused("exists", f"{target} is there already")
+            if start == end:
+                return describe(target)
+            if stat.S_ISDIR(os.lstat(target).st_mode):
+                raise FileRefused("is_a_directory", f"{target} is a folder")
+        try:
+            _rename(source, target, overwrite=overwrite)
+        except OSError as error:
+            # Also a folder that an overlay has from below: it is copied up piece by piece.
+            if error.errno != errno.EXDEV:
+                raise
+            _move_by_copy(source, target, overwrite=overwrite)
+    except OSError as error:
+        raise FileRefused.of(error) from error
+    except RecursionError:
+        raise FileRefused("io_error", "its folders lie too deep in one another") from None
+    return describe(target)
+
+
+def remove(path: Path, *, recursive: bool, home: Path) -> dict[str, Any]:
+    """Remove a file or link, or a folder: an empty one, or with ``recursive`` any. Raises FileRefused."""
+    try:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            path.unlink()
+        else:
+            _refuse_home(path, home, "removed")
+            if recursive:
+                _remove_tree(path)
+            else:
+                path.rmdir()
+    except OSError as error:
+        raise FileRefused.of(error) from error
+    except RecursionError:
+        raise FileRefused("io_error", "its folders lie too deep in one another") from None
+    return {}
+
+
+def shown(name: str) -> str:
+    """A name as the host gets it: text, whatever bytes it is made of."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _names(descriptor: int, after: str, *, hidden: bool) -> Iterator[tuple[str, str]]:
+    with os.scandir(descriptor) as entries:
+        for entry in entries:
+            name = shown(entry.name)
+            if name > after and (hidden or not name.startswith(".")):
+                yield name, entry.name
+
+
+def _entry_in(folder: int, name: str) -> dict[str, Any] | None:
+    try:
+        about = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        return _entry(name, about, os.readlink(name, dir_fd=folder) if stat.S_ISLNK(about.st_mode) else None)
+    except OSError:
+        # It has vanished, or become something else, since the names were read.
+        return None
+
+
+def _entry(name: str, about: os.stat_result, target: str | None) -> dict[str, Any]:
+    kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
+    return {
+        "name": shown(name),
+        "type": kinds.get(stat.S_IFMT(about.st_mode), "other"),
+        "size": about.st_size,
+        "mode": stat.S_IMODE(about.st_mode),
+        "mtime_ns": about.st_mtime_ns,
+        "target": None if target is None else shown(target),
+    }
+
+
+def _without_links(path: Path) -> Path:
+    """Where the entry itself lies: links on the way are followed, one at the end is not."""
+    if path.name in {"", ".."}:
+        return Path(os.path.realpath(path))
+    return Path(os.path.realpath(path.parent)) / path.name
+
+
+def _refuse_home(path: Path, home: Path, what: str) -> None:
+    if Path(os.path.realpath(home)).is_relative_to(os.path.realpath(path)):
+        raise FileRefused("bad_request", f"the home folder and those around it cannot be {what}")
+
+
+def _rename(source: Path, target: Path, *, overwrite: bool) -> None:
+    """Rename at once; without ``overwrite`` never over something, also not what appears at this moment."""
+    if overwrite:
+        source.rename(target)
+        return
+    if _LIBC.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE) == 0:
+        return
+    number = ctypes.get_errno()
+    if number not in {errno.EINVAL, errno.ENOSYS}:
+        raise OSError(number, os.strerror(number), str(target))
+    # A file system that does not know how: as near to it as can be.
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    source.rename(target)
+
+
+def _move_by_copy(source: Path, target: Path, *, overwrite: bool) -> None:
+    _check_removable(source)
+    partial = target.parent / f".{secrets.token_hex(8)}.part"
+    try:
+        _copy(source, partial)
+        _rename(partial, target, overwrite=overwrite)
+    except BaseException:
+        if os.path.lexists(partial):
+            remove(partial, recursive=True, home=partial.parent)
+        raise
+    remove(source, recursive=True, home=target.parent)
+
+
+def _check_removable(source: Path) -> None:
+    """Find out before anything is copied that the original could not be removed. Raises OSError."""
+    folders = [source.parent]
+    if stat.S_ISDIR(os.lstat(source).st_mode):
+
+        def stop(error: OSError) -> None:
+            raise error
+
+        folders += [Path(folder) for folder, _, _ in os.walk(source, onerror=stop)]
+    for folder in folders:
+        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+
+def _copy(source: Path, target: Path) -> None:
+    mode = os.lstat(source).st_mode
+    if stat.S_ISLNK(mode):
+        target.symlink_to(os.readlink(source))  # noqa: PTH115  (as it is written)
+    elif stat.S_ISDIR(mode):
+        target.mkdir(mode=0o700)
+        with os.scandir(source) as entries:
+            for entry in entries:
+                _copy(source / entry.name, target / entry.name)
+    elif stat.S_ISREG(mode):
+        shutil.copyfile(source, target, follow_symlinks=False)
+    elif stat.S_ISFIFO(mode):
+        os.mkfifo(target)
+    else:
+        raise FileRefused("io_error", f"{source} is neither file, folder, link nor pipe")
+    # Last: a folder that may not be written to could not be filled.
+    shutil.copystat(source, target, follow_symlinks=False)
+
+
+def _remove_tree(path: Path) -> None:
+    def go_on(_: object, __: str, failure: tuple[type[BaseException], BaseException, object]) -> None:
+        # What somebody else removes meanwhile is gone as it should be.
+        if not isinstance(failure[1], FileNotFoundError):
+            raise failure[1]
+
+    # It holds on to each folder by descriptor: a link that takes a folder's place meanwhile is not followed.
+    shutil.rmtree(path, onerror=go_on)
