@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from interpreter.errors import GuestMisbehaved, GuestRefused
+from interpreter.errors import BadPath, GuestMisbehaved, GuestRefused
 from interpreter.kernel.control import AgentControl
 from interpreter.kernel.paths import MAX_NAME, MAX_PATH, check_path, refusal
 
@@ -66,7 +66,10 @@ async def list_folder(
     """
     if not 1 <= limit <= MAX_PAGE:
         raise ValueError(f"a page has 1 to {MAX_PAGE} entries")
-    arguments = {"after": check_path(after) if after else "", "limit": limit, "hidden": hidden}
+    # No path: a name as it was listed, which may be longer than any that can be used.
+    if len(after) > 4 * MAX_NAME or any("\ud800" <= character <= "\udfff" for character in after):
+        raise BadPath("No name comes from a listing that looks like this")
+    arguments = {"after": after, "limit": limit, "hidden": hidden}
     answer = await _call(control, "list", path, f"{path} could not be listed", timeout, **arguments)
     # From lists of msgpack's to the model's tuple.
     entries = answer.get("entries")

@@ -15,6 +15,7 @@ from interpreter.errors import BadPath, CommandNotStarted, GuestMisbehaved, Gues
 from interpreter.kernel.command import MAX_COMMAND, Command, start_command
 from interpreter.kernel.framing import FrameStream, open_service
 from kernel_guest.frames import STDIN_WINDOW, Frame, Kind, encode
+from kernel_guest.processes import Reaper
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -307,6 +308,16 @@ async def test_a_guest_that_ends_before_the_command_is_no_end_of_the_command() -
         with pytest.raises(MachineDied):
             for _ in range(100):
                 await asyncio.wait_for(command.write(bytes(STDIN_WINDOW)), SECONDS)
+
+
+def test_the_status_of_an_earlier_process_is_not_taken_for_that_of_a_new_one_with_its_number() -> None:
+    reaper, statuses = Reaper(), list[int]()
+    reaper._unclaimed[5] = 1
+    reaper.watch(5, statuses.append, new=True)
+    assert not statuses
+    reaper._unclaimed[6] = 1
+    reaper.watch(6, statuses.append)
+    assert statuses == [1]
 
 
 @contextlib.asynccontextmanager

@@ -100,6 +100,18 @@ async def test_names_of_any_kind_are_listed_and_stay_apart(guest: Guest, folder:
         assert (await tree.describe(guest.control, f"{folder.name}/{name}")).name == name
 
 
+async def test_paging_goes_on_after_the_longest_name_there_can_be(guest: Guest, folder: Path) -> None:
+    for last in (b"\xfd", b"\xfe", b"\xff"):
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + b"\xff" * 254 + last)).touch()
+    seen: list[str] = []
+    for _ in range(3):
+        seen += await names(guest, folder.name, after=seen[-1] if seen else "", limit=1)
+    assert seen == ["\\xff" * 254 + last for last in ("\\xfd", "\\xfe", "\\xff")]
+    for after in ("\ud800", "x" * 1021):
+        with pytest.raises(BadPath):
+            await names(guest, folder.name, after=after)
+
+
 async def test_listing_what_is_no_folder_says_so(guest: Guest, folder: Path) -> None:
     (folder / "file").touch()
     os.mkfifo(folder / "pipe")
