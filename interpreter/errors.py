@@ -30,7 +30,17 @@ InterpreterError
 │   ├── FilePermission          the session's user may not do that
 │   ├── NoSpace                 the session's disk is full
 │   └── BadPath                 a path that cannot be one, or cannot be used so
-└── CommandNotStarted           a command could not be started
+├── CommandNotStarted           a command could not be started
+└── ServiceError                the service refuses, or cannot do it now
+    ├── NotFound                no such session, context, execution or command
+    ├── Conflict                it is in a state in which this cannot be done
+    ├── InvalidRequest          a value that cannot be used
+    ├── Unauthorised            no key, or a wrong one
+    ├── TooLarge                more bytes than a request may bring
+    └── Busy                    no room now; ``retry_after`` says when to try again
+        ├── TenantLimit         the tenant has as many sessions as it may have
+        ├── HostFull            the host has no room for another session
+        └── Draining            the service is being stopped
 
 Each class has a ``code`` that never changes; fronts map it to their own protocol.
 """
@@ -171,9 +181,13 @@ class KernelDied(KernelError):
 
 
 class ExecutionTimeout(KernelError):
-    """The code ran longer than it may."""
+    """The code ran longer than it may. ``kernel_restarted`` tells whether variables are gone with the kernel."""
 
     code = "execution_timeout"
+
+    def __init__(self, message: str, *, hint: str | None = None, kernel_restarted: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.kernel_restarted = kernel_restarted
 
 
 class TransferError(InterpreterError):
@@ -238,3 +252,67 @@ class CommandNotStarted(InterpreterError):
     def __init__(self, message: str, *, guest_code: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.guest_code = guest_code
+
+
+class ServiceError(InterpreterError):
+    """The service refuses, or cannot do it now."""
+
+    code = "service"
+
+
+class NotFound(ServiceError):
+    """There is no such session, context, execution or command."""
+
+    code = "not_found"
+
+
+class Conflict(ServiceError):
+    """It is in a state in which this cannot be done."""
+
+    code = "conflict"
+
+
+class InvalidRequest(ServiceError):
+    """A value that cannot be used."""
+
+    code = "invalid_request"
+
+
+class Unauthorised(ServiceError):
+    """No key was given, or a wrong one."""
+
+    code = "unauthorised"
+
+
+class TooLarge(ServiceError):
+    """More bytes than a request may bring."""
+
+    code = "too_large"
+
+
+class Busy(ServiceError):
+    """No room now. ``retry_after`` is in seconds."""
+
+    code = "busy"
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after: int = 5) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class TenantLimit(Busy):
+    """The tenant has as many sessions as it may have."""
+
+    code = "tenant_limit"
+
+
+class HostFull(Busy):
+    """The host has no room for another session."""
+
+    code = "host_full"
+
+
+class Draining(Busy):
+    """The service is being stopped."""
+
+    code = "draining"

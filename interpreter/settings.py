@@ -3,11 +3,15 @@
 import os
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated, Final
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from interpreter.errors import ConfigurationError
+
+MAX_TIMEOUT: Final = 28_800
+"""Seconds that a session lives at most: eight hours."""
 
 
 class Accelerator(StrEnum):
@@ -63,6 +67,54 @@ class Settings(BaseSettings):
     restore_timeout: float = Field(
         default=30.0, gt=0, description="Seconds that a restored guest may take until it answers."
     )
+
+    host: str = Field(
+        default="127.0.0.1", description="Address that the service listens on; loopback only without a key."
+    )
+    port: int = Field(default=8888, ge=0, le=65535, description="Port that the service listens on; 0 takes a free one.")
+    api_key: SecretStr | None = Field(default=None, description="Guards every route of the service when set.")
+    default_template: str = Field(default="python-data", description="Template of a session that names none.")
+    default_timeout: int = Field(
+        default=900, ge=1, le=MAX_TIMEOUT, description="Seconds that a session lives when it names no timeout."
+    )
+    pool: dict[str, Annotated[int, Field(ge=0, le=1000)]] = Field(
+        default={}, description='Restored machines kept ready per template, as JSON: {"python-data": 2}.'
+    )
+    health_interval: float = Field(default=30.0, gt=0, description="Seconds between two checks of each session.")
+    health_timeout: float = Field(default=20.0, gt=0, description="Seconds that a healthy guest may take to answer.")
+    max_sessions: int = Field(default=200, ge=1, description="Sessions at once, in all.")
+    max_sessions_per_tenant: int = Field(default=200, ge=1, description="Sessions at once of one tenant.")
+    max_cpus: int = Field(
+        default=0, ge=0, description="vCPUs of all sessions together; 0: 32 for each of the host's processors."
+    )
+    session_memory_mb: int = Field(
+        default=160, ge=1, description="Memory of its own that a new session is expected to take, in MiB."
+    )
+    memory_reserve_mb: int = Field(
+        default=1024, ge=0, description="Memory that the host keeps free, in MiB: no session starts that would take it."
+    )
+    queue_size: int = Field(default=32, ge=0, description="Requests for a session that may wait for room.")
+    queue_seconds: float = Field(default=10.0, ge=0, description="Seconds that a request for a session waits for room.")
+    output_limit: int = Field(default=10_000_000, ge=1, description="Bytes of output that one execution keeps.")
+    upload_limit: int = Field(default=100_000_000, ge=1, description="Bytes that one request may upload or bring.")
+    interrupt_grace: float = Field(
+        default=5.0, gt=0, description="Seconds that interrupted code may take to end before its kernel is restarted."
+    )
+    drain_seconds: float = Field(
+        default=10.0, ge=0, description="Seconds that running cells are given when the service is stopped."
+    )
+    cpu_hour_rate: float = Field(default=0.0895, ge=0, description="Price of one vCPU hour, in your currency.")
+    gb_hour_rate: float = Field(default=0.00945, ge=0, description="Price of one GB of memory for an hour.")
+
+    @property
+    def database(self) -> Path:
+        """The service's SQLite file."""
+        return self.home / "service.sqlite"
+
+    @property
+    def machines_home(self) -> Path:
+        """Where each machine of the service has a folder for its sockets."""
+        return self.home / "machines"
 
     @property
     def templates_home(self) -> Path:

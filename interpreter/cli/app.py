@@ -68,6 +68,24 @@ def doctor(
     raise typer.Exit(run_command(main(), json_output=json_output))
 
 
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (INTERPRETER_HOST).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (INTERPRETER_PORT).", min=0, max=65535)] = None,
+) -> None:
+    """Serve sessions over REST until Ctrl-C or SIGTERM; then end them all."""
+    # Imported here: the web framework takes other commands half a second that they need not spend.
+    from interpreter.cli import serve as serve_command
+
+    async def main() -> None:
+        settings = load_settings()
+        given = {"host": host, "port": port}
+        changed = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
+        await serve_command.serve(changed)
+
+    run_command(main(), json_output=False)
+
+
 @template.command("build")
 def template_build(
     name: Annotated[str, typer.Argument(help="Template to build.")],

@@ -43,13 +43,18 @@ class Execution:
         store_history: bool = True,
         stop_on_error: bool = True,
         timeout: float | None = None,
+        interrupt_grace: float = INTERRUPT_GRACE,
         on_input: OnInput | None = None,
+        keep_outputs: bool = True,
     ) -> None:
         self._connection = connection
         self._control = control
         self._timeout = timeout
+        self._interrupt_grace = interrupt_grace
         self._on_input = on_input
+        self._keep_outputs = keep_outputs
         self._outputs: list[Output] = []
+        self._failed = False
         self._reply: dict[str, Any] | None = None
         self._request = connection.codec.request(
             "execute_request",
@@ -103,7 +108,9 @@ class Execution:
                         raise await self._out_of_time(inbox) from None
                     if channel == "iopub" and message.type in OUTPUT_TYPES:
                         output = output_of(message)
-                        self._outputs.append(output)
+                        self._failed = self._failed or isinstance(output, Error)
+                        if self._keep_outputs:
+                            self._outputs.append(output)
                         yield output
                     elif channel == "iopub" and message.content.get("execution_state") == "idle":
                         idle = True
@@ -135,14 +142,13 @@ class Execution:
     def _make_result(self) -> Result:
         reply = self._reply or {}
         count = reply.get("execution_count")
-        failed = any(isinstance(output, Error) for output in self._outputs)
         status: Literal["ok", "error", "aborted"]
-        match reply.get("status", "error" if failed else "aborted"):
+        match reply.get("status", "error" if self._failed else "aborted"):
             case "ok" | "error" | "aborted" as known:
                 status = known
             case other:
                 raise GuestMisbehaved(f"the kernel ended an execution with status {str(other)[:40]!r}")
-        if status == "error" and not failed:
+        if status == "error" and not self._failed:
             # A silent execution publishes no error; its reply carries it.
             self._outputs.append(output_of_reply(reply))
         return Result(status=status, execution_count=count if isinstance(count, int) else None, outputs=self._outputs)
@@ -150,15 +156,17 @@ class Execution:
     async def _out_of_time(self, inbox: Inbox) -> ExecutionTimeout:
         what = f"the code did not end within {self._timeout:g} s"
         try:
-            async with asyncio.timeout(INTERRUPT_GRACE):
+            async with asyncio.timeout(self._interrupt_grace):
                 await self._control.interrupt()
                 while True:
                     channel, message = await inbox.get()
                     if channel == "iopub" and message.content.get("execution_state") == "idle":
-                        return ExecutionTimeout(what, hint="It was interrupted; the kernel keeps its variables")
+                        hint = "It was interrupted; the kernel keeps its variables"
+                        return ExecutionTimeout(what, hint=hint, kernel_restarted=False)
         except (TimeoutError, GuestUnresponsive, GuestRefused):
             await self._control.restart()
-            return ExecutionTimeout(what, hint="It could not be interrupted, so the kernel was restarted")
+            hint = "It could not be interrupted, so the kernel was restarted and its variables are gone"
+            return ExecutionTimeout(what, hint=hint, kernel_restarted=True)
 
 
 def output_of_reply(reply: dict[str, Any]) -> Error:

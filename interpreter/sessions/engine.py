@@ -2,8 +2,8 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Self
 
@@ -12,7 +12,7 @@ import structlog
 from interpreter.errors import InterpreterError, KernelDied
 from interpreter.kernel.control import Event
 from interpreter.sessions.renewal import Renewal
-from interpreter.sessions.restore import Listeners, restore_guest
+from interpreter.sessions.restore import Listeners, Place, RestoredGuest, restore_guest, take_over_guest
 from interpreter.sessions.session import Session
 from interpreter.settings import Settings, load_settings
 from interpreter.templates.loaded import LoadedTemplate, load_template
@@ -22,6 +22,8 @@ from interpreter.vm.accelerator import AcceleratorAnswer, choose_accelerator
 log = structlog.get_logger(__name__)
 
 DEFAULT_TEMPLATE = "python-data"
+
+OnEnd = Callable[[InterpreterError], None]
 
 
 class Engine:
@@ -69,40 +71,93 @@ class Engine:
 
     @asynccontextmanager
     async def session(
-        self, template: str = DEFAULT_TEMPLATE, *, environment: dict[str, str] | None = None
+        self,
+        template: str = DEFAULT_TEMPLATE,
+        *,
+        environment: dict[str, str] | None = None,
+        session_id: str | None = None,
+        place: Place | None = None,
+        on_end: OnEnd | None = None,
     ) -> AsyncGenerator[Session]:
         """Restore a session and hold it until the block is left.
 
-        Raises TemplateNotFound, SnapshotDamaged, MachineStartFailed, GuestUnresponsive, DiskFull.
+        With a ``place`` its machine outlives this process when that is killed, and can be taken over. ``on_end``
+        is told why the machine ended by itself. Raises TemplateNotFound, SnapshotDamaged, MachineStartFailed,
+        GuestUnresponsive, DiskFull.
         """
         loaded = await self.load(template)
-        session_id = str(uuid.uuid4())
+        session_id = session_id or str(uuid.uuid4())
         renewal = Renewal(hostname=f"session-{session_id[:8]}", environment=environment or {})
-        holder: list[Session] = []
+        events = _Events(on_end)
+        guest = restore_guest(self.settings, loaded, renewal, events.listeners, place)
+        async with self._hold(session_id, template, guest, renewal, events) as session:
+            yield session
 
-        def on_event(event: Event) -> None:
-            for session in holder:
-                session.on_agent_event(event)
+    @asynccontextmanager
+    async def take_over(
+        self,
+        session_id: str,
+        template: str,
+        *,
+        pid: int,
+        place: Place,
+        environment: dict[str, str],
+        on_end: OnEnd | None = None,
+    ) -> AsyncGenerator[Session]:
+        """Take over a session whose service was killed, by its machine's process id and place; else as `session`.
 
-        def on_end(error: InterpreterError) -> None:
-            for session in holder:
-                session.end(error)
+        Raises MachineDied, GuestUnresponsive.
+        """
+        renewal = Renewal(hostname=f"session-{session_id[:8]}", environment=environment)
+        events = _Events(on_end)
+        guest = take_over_guest(self.settings, pid, place, renewal, events.listeners)
+        async with self._hold(session_id, template, guest, renewal, events) as session:
+            yield session
 
-        async with restore_guest(self.settings, loaded, renewal, Listeners(on_event, on_end)) as guest:
-            session = Session(session_id, template, guest)
-            holder.append(session)
+    @asynccontextmanager
+    async def _hold(
+        self,
+        session_id: str,
+        template: str,
+        restoring: AbstractAsyncContextManager[RestoredGuest],
+        renewal: Renewal,
+        events: "_Events",
+    ) -> AsyncGenerator[Session]:
+        async with restoring as guest:
+            session = events.session = Session(session_id, template, guest, renewal)
             log.info("session started", session=session_id, template=template, **guest.timings.marks)
             try:
                 yield session
             finally:
                 # From here on the machine's end is no news.
-                holder.clear()
+                events.session = None
                 session.end(KernelDied("the session was closed"))
+                await session.close()
         log.info("session stopped", session=session_id)
 
     async def _load(self, template: str) -> LoadedTemplate:
         context = load_template(self.settings, template, self.accelerator.accelerator, self._progress)
         return await self._stack.enter_async_context(context)
+
+
+class _Events:
+    """Passes on what comes from a guest, once there is a session to pass it to and as long as there is."""
+
+    def __init__(self, on_end: OnEnd | None) -> None:
+        self.session: Session | None = None
+        self._on_end = on_end
+        self.listeners = Listeners(self._event, self._end)
+
+    def _event(self, event: Event) -> None:
+        if self.session is not None:
+            self.session.on_agent_event(event)
+
+    def _end(self, error: InterpreterError) -> None:
+        if self.session is None:
+            return
+        self.session.end(error)
+        if self._on_end is not None:
+            self._on_end(error)
 
 
 def _log_progress(text: str) -> None:

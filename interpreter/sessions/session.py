@@ -4,40 +4,44 @@ import asyncio
 import contextlib
 import os
 import stat
-from collections.abc import AsyncGenerator, AsyncIterable, Generator
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
-
-import structlog
 
 from interpreter.errors import InterpreterError, KernelDied, TransferError
+from interpreter.kernel.connection import MAIN, connect_kernel
 from interpreter.kernel.control import Event
 from interpreter.kernel.execution import Execution, OnInput
 from interpreter.kernel.files import PIECE, GuestFile, get_file, put_file
+from interpreter.sessions.kernel import CALL_TIMEOUT, RESTART_TIMEOUT, Kernel
+from interpreter.sessions.renewal import Renewal
 from interpreter.sessions.restore import RestoredGuest
-
-log = structlog.get_logger(__name__)
-
-_CALL_TIMEOUT: Final = 10.0
-_RESTART_TIMEOUT: Final = 120.0
-"""A kernel is forked from a warm process; only when the guest has lost that one must it import all anew."""
 
 
 class Session:
     """A running session. Made by ``Engine.session``; everything in it ends when that block is left."""
 
-    def __init__(self, session_id: str, template: str, guest: RestoredGuest) -> None:
+    def __init__(self, session_id: str, template: str, guest: RestoredGuest, renewal: Renewal) -> None:
         self.id = session_id
         self.template = template
         self.vsock = guest.vsock
         """Streams to and from the guest: ``await session.vsock.connect(port)``, ``session.vsock.listen(port)``."""
+        self.control = guest.control
+        """Calls to the guest's agent."""
         self.timings = guest.timings.marks
         """Seconds from the start of the restore to each of its stages."""
         self.machine_pid = guest.machine.pid
         """QEMU's process id."""
-        self._control = guest.control
-        self._connection = guest.connection
-        self._expected_exits = 0
+        self.main = Kernel(session_id, MAIN, guest.control, guest.connection)
+        """The kernel that every session has from the start."""
+        self._renewal = renewal
+        self._kernels = {MAIN: self.main}
+        self._connections: dict[str, contextlib.AsyncExitStack] = {}
+
+    @property
+    def kernels(self) -> Mapping[str, Kernel]:
+        """All kernels, by the name of their context."""
+        return self._kernels
 
     def execute(
         self,
@@ -48,36 +52,51 @@ class Session:
         timeout: float | None = None,
         on_input: OnInput | None = None,
     ) -> Execution:
-        """Run code in the kernel: ``await`` it for the Result, or iterate over the outputs as they come.
-
-        ``timeout`` is in seconds; past it the code is interrupted, and if that does not help the kernel is
-        restarted. Awaiting raises KernelDied, ExecutionTimeout, GuestMisbehaved; an exception in the code is
-        no error here but in the Result.
-        """
-        return Execution(
-            self._connection,
-            self,
-            code,
-            silent=silent,
-            store_history=store_history,
-            timeout=timeout,
-            on_input=on_input,
-        )
+        """Run code in the main kernel; see `Kernel.execute`."""
+        return self.main.execute(code, silent=silent, store_history=store_history, timeout=timeout, on_input=on_input)
 
     async def kernel_info(self) -> dict[str, object]:
-        """The kernel's answer to ``kernel_info_request``: versions, language, features."""
-        request = self._connection.codec.request("kernel_info_request", {})
-        return (await self._connection.ask("shell", request, timeout=_CALL_TIMEOUT)).content
+        """The main kernel's answer to ``kernel_info_request``."""
+        return await self.main.info()
 
     async def interrupt(self) -> None:
-        """Interrupt the code that runs now, as Ctrl-C does. Raises GuestUnresponsive, MachineDied."""
-        await self._control.call("interrupt", timeout=_CALL_TIMEOUT)
+        """Interrupt the code that runs in the main kernel, as Ctrl-C does."""
+        await self.main.interrupt()
 
     async def restart(self) -> None:
-        """Replace the kernel by a new one; its variables are gone, files stay. Raises GuestUnresponsive."""
-        self._expected_exits += 1
-        await self._control.call("restart", timeout=_RESTART_TIMEOUT)
-        self._connection.kernel_restarted()
+        """Replace the main kernel by a new one; its variables are gone, files stay."""
+        await self.main.restart()
+
+    async def open_context(self, name: str) -> Kernel:
+        """Start one more kernel. Raises GuestRefused, GuestUnresponsive."""
+        await self.control.call("open_context", timeout=RESTART_TIMEOUT, context=name)
+        return await self.join_context(name)
+
+    async def join_context(self, name: str) -> Kernel:
+        """Connect to a kernel that an earlier service has started. Raises GuestRefused when there is none."""
+        async with contextlib.AsyncExitStack() as stack:
+            key, session = self._renewal.key, self._renewal.session
+            context = connect_kernel(self.vsock.connect, key=key, session=session, context=name)
+            connection = await stack.enter_async_context(context)
+            self._connections[name] = stack.pop_all()
+        kernel = self._kernels[name] = Kernel(self.id, name, self.control, connection)
+        return kernel
+
+    async def close_context(self, name: str) -> None:
+        """End a kernel other than the main one. Raises GuestRefused."""
+        kernel = self._kernels.pop(name)
+        kernel.end(KernelDied("the context was closed"))
+        await self._connections.pop(name).aclose()
+        await self.control.call("close_context", timeout=CALL_TIMEOUT, context=name)
+
+    async def ping(self, *, timeout: float) -> None:
+        """Have the guest's agent answer within ``timeout`` seconds. Raises GuestUnresponsive, MachineDied."""
+        await self.control.call("ping", timeout=timeout)
+
+    async def set_environment(self, environment: dict[str, str]) -> None:
+        """Set variables in the running kernels and in those that are started later."""
+        self._renewal = replace(self._renewal, environment={**self._renewal.environment, **environment})
+        await self.control.call("renew", timeout=CALL_TIMEOUT, **self._renewal.arguments())
 
     async def upload(self, source: Path | bytes, path: str, *, mode: int | None = None) -> int:
         """Write a file of the host, or bytes, to ``path`` in the session; returns its size.
@@ -112,26 +131,18 @@ class Session:
 
     def on_agent_event(self, event: Event) -> None:
         """The engine hands over what the guest's agent told."""
-        if event.get("event") != "kernel_exited":
-            return
-        if self._expected_exits:
-            self._expected_exits -= 1
-            return
-        log.info("kernel died", session=self.id, status=event.get("status"))
-        error = KernelDied(f"the kernel died ({_cause(event.get('status'))})", hint="Restart it; files are kept")
-        self._connection.kernel_died(error)
+        if kernel := self._kernels.get(str(event.get("context", MAIN))):
+            kernel.on_event(event)
 
     def end(self, error: InterpreterError) -> None:
-        """The engine tells that the machine is gone; all who wait for the kernel get KernelDied."""
-        self._connection.end(error if isinstance(error, KernelDied) else KernelDied(error.message, hint=error.hint))
+        """The engine tells that the machine is gone; all who wait for a kernel get KernelDied."""
+        for kernel in self._kernels.values():
+            kernel.end(error)
 
-
-def _cause(status: object) -> str:
-    if not isinstance(status, int):
-        return "for an unknown reason"
-    if status == -9:
-        return "killed by signal 9; when it was not told to, the session is out of memory"
-    return f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+    async def close(self) -> None:
+        """Close the streams to all kernels but the main one; the engine does the rest."""
+        while self._connections:
+            await self._connections.popitem()[1].aclose()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,57 @@
+"""The service opened, and the application in front of it: every router behind the caller's check."""
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from interpreter.api import commands, executions, files, operations, problems, sessions, usage
+from interpreter.api.caller import CallerMiddleware
+from interpreter.api.limits import BodyLimitMiddleware
+from interpreter.api.metrics import Metrics, MetricsMiddleware
+from interpreter.api.service import Service
+from interpreter.sessions.clock import Clock, SystemClock
+from interpreter.sessions.database import open_database
+from interpreter.sessions.engine import Engine
+from interpreter.sessions.ownership import own_home
+from interpreter.sessions.service import open_sessions
+from interpreter.sessions.store import Store
+from interpreter.sessions.usage import Rates, UsageReader
+from interpreter.settings import Settings
+
+_ABOUT = """
+Every session is a microVM with an IPython kernel, restored from a snapshot in a fraction of a second.
+
+Errors have one form everywhere: `{"error": {"code", "message", "hint"}}`; codes never change.
+"""
+
+
+@asynccontextmanager
+async def open_service(settings: Settings, clock: Clock | None = None) -> AsyncGenerator[Service]:
+    """Open the state folder, the database, the engine and the sessions. Raises HostError, ConfigurationError."""
+    clock = clock or SystemClock()
+    async with AsyncExitStack() as stack:
+        stack.enter_context(own_home(settings.home))
+        store = Store(await stack.enter_async_context(open_database(settings.database)))
+        engine = await stack.enter_async_context(Engine(settings))
+        opened = await stack.enter_async_context(open_sessions(settings, engine, store, clock))
+        rates = Rates(settings.cpu_hour_rate, settings.gb_hour_rate)
+        yield Service(settings, engine, opened, store, UsageReader(store.database, rates))
+
+
+def create_app(service: Service) -> FastAPI:
+    """The ASGI application of an open service."""
+    metrics = Metrics()
+    metrics.watch(service.sessions)
+    app = FastAPI(title="interpreter", version=version("interpreter"), description=_ABOUT)
+    app.state.metrics = metrics
+    app.state.service = service
+    # The last one added is the first to see a request.
+    app.add_middleware(BodyLimitMiddleware, settings=service.settings)
+    app.add_middleware(CallerMiddleware, settings=service.settings)
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
+    problems.install(app)
+    for module in (sessions, executions, commands, files, usage, operations):
+        app.include_router(module.router)
+    return app

@@ -1,0 +1,89 @@
+"""Who calls: the one place where a request gets its tenant. Every route is behind it."""
+
+import hmac
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from interpreter.api.problems import answer
+from interpreter.settings import Settings
+
+DEFAULT_TENANT: Final = "default"
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request."""
+
+    tenant: str
+
+
+class CallerMiddleware:
+    """Lets a request pass when its caller is known, and notes who that is.
+
+    With a key set, the key says so, as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``. Without one everybody on
+    this machine may call; then what a web page makes a browser send is kept out: a host name that is not this
+    machine's (DNS rebinding), an origin that is not the service's own.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._key = settings.api_key.get_secret_value() if settings.api_key else None
+        self._hosts = _LOOPBACK | {settings.host}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on, or refuse."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        if self._key is not None:
+            if not hmac.compare_digest(_given_key(headers).encode(), self._key.encode()):
+                refusal = answer(
+                    *(401, "unauthorised", "this service wants a key"),
+                    hint="Send it as `Authorization: Bearer KEY`",
+                    headers={"WWW-Authenticate": "Bearer"},
+                )
+                await refusal(scope, receive, send)
+                return
+        elif not self._is_local(headers):
+            message = "without a key only this machine's own programs may call, not web pages"
+            refusal = answer(403, "forbidden", message, hint="Set INTERPRETER_API_KEY")
+            await refusal(scope, receive, send)
+            return
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state["caller"] = Caller(DEFAULT_TENANT)
+        await self._app(scope, receive, send)
+
+    def _is_local(self, headers: Headers) -> bool:
+        host = headers.get("host", "")
+        if _name(host) not in self._hosts:
+            return False
+        origin = headers.get("origin")
+        return origin is None or urlsplit(origin).netloc == host
+
+
+def _given_key(headers: Headers) -> str:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+
+
+def _name(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _caller(request: Request) -> Caller:
+    caller: Caller = request.state.caller
+    return caller
+
+
+CallerOf = Annotated[Caller, Depends(_caller)]
+"""Type of a route's argument that is the request's caller."""

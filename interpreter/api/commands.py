@@ -1,0 +1,174 @@
+"""Routes of shell commands."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+
+from interpreter.api.caller import CallerOf
+from interpreter.api.events import MEDIA_TYPE, EventStream, journal_events, last_event, unless_gone, wants_events
+from interpreter.api.problems import problems
+from interpreter.api.service import ServiceOf
+from interpreter.sessions.commands import CommandRequest, RunningCommand
+from interpreter.sessions.live import LiveSession
+from interpreter.sessions.records import Variables
+
+router = APIRouter(prefix="/v1/sessions/{session_id}/commands", tags=["commands"])
+
+_RESULT: JsonDict = {
+    "command_id": "3b9d…",
+    "status": "ok",
+    "exit_code": 0,
+    "stdout": "data.csv\n",
+    "stderr": "",
+    "error": None,
+    "truncated": False,
+    "duration_seconds": 0.02,
+}
+
+
+class CommandBody(BaseModel):
+    """A shell command."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"command": "ls -l"}})
+
+    command: str = Field(min_length=1, max_length=60_000, description="Run by bash, as the session's user.")
+    cwd: str = Field(default="", max_length=4096, description="The home folder when empty.")
+    env: Variables = {}
+    timeout: float | None = Field(default=None, gt=0, le=28_800, description="Seconds. Past it the command is ended.")
+    background: bool = Field(default=False, description="Answer at once, and run on whether or not anybody waits.")
+
+
+class CommandResult(BaseModel):
+    """How a command ended and what it printed. ``exit_code`` is negative for a signal."""
+
+    model_config = ConfigDict(json_schema_extra={"example": _RESULT})
+
+    command_id: str
+    status: Literal["ok", "error", "timeout", "failed", "cancelled"]
+    exit_code: int | None
+    stdout: str
+    stderr: str
+    error: dict[str, Any] | None
+    truncated: bool
+    duration_seconds: float
+
+
+class CommandView(BaseModel):
+    """A command, with its result once it has ended."""
+
+    command_id: str
+    command: str
+    state: Literal["running", "done"]
+    started_at: float = Field(description="Seconds since 1970.")
+    ended_at: float | None
+    result: CommandResult | None
+
+
+class CommandList(BaseModel):
+    """Commands that run and those that ended not long ago."""
+
+    commands: list[CommandView]
+
+
+@router.post(
+    "",
+    summary="Run a shell command",
+    response_model=CommandResult,
+    responses={
+        **problems(404, 409, 429, 503),
+        200: {"description": "It ended; or, as server-sent events, what comes.", "content": {MEDIA_TYPE: {}}},
+        202: {"model": CommandView, "description": "It runs in the background."},
+    },
+)
+async def run(caller: CallerOf, service: ServiceOf, session_id: str, body: CommandBody, request: Request) -> Any:
+    """Run a shell command beside the kernels.
+
+    With `Accept: text/event-stream` its output comes as events (`started`, `stream`, `truncated`, `done`); else in
+    one JSON answer at the end. When the client goes away the command is ended, unless it runs in the background.
+    """
+    service.sessions.check_accepting()
+    live = await service.sessions.running(caller.tenant, session_id)
+    with live.use():
+        running = live.commands.start(CommandRequest(body.command, body.cwd, body.env, body.timeout, body.background))
+    if wants_events(request):
+        return EventStream(_follow(live, running))
+    if body.background:
+        return JSONResponse(_view(running).model_dump(mode="json"), 202)
+    if await unless_gone(request, _ended(running)) is None:
+        await live.commands.stop(running)
+    return JSONResponse(running.result)
+
+
+@router.get("", summary="List commands", responses=problems(404, 409))
+async def list_commands(caller: CallerOf, service: ServiceOf, session_id: str) -> CommandList:
+    """Those that run and the last hundred that have ended."""
+    live = await service.sessions.running(caller.tenant, session_id)
+    return CommandList(commands=[_view(running) for running in live.commands.all()])
+
+
+@router.get("/{command_id}", summary="Look at or wait for a command", responses=problems(404, 409))
+async def look(
+    caller: CallerOf,
+    service: ServiceOf,
+    session_id: str,
+    command_id: str,
+    wait: Annotated[float, Query(ge=0, le=300, description="Seconds to wait for its end.")] = 0,
+) -> CommandView:
+    """A command with its result, when it has one within `wait` seconds."""
+    live = await service.sessions.running(caller.tenant, session_id)
+    running = live.commands.find(command_id)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(wait):
+            await running.done.wait()
+    return _view(running)
+
+
+@router.get(
+    "/{command_id}/events",
+    summary="Follow a command",
+    response_class=EventStream,
+    responses={**problems(404, 409), 200: {"content": {MEDIA_TYPE: {}}, "description": "Events from the first on."}},
+)
+async def follow(
+    caller: CallerOf, service: ServiceOf, session_id: str, command_id: str, request: Request
+) -> EventStream:
+    """Its events from the first on, or after `Last-Event-ID`."""
+    live = await service.sessions.running(caller.tenant, session_id)
+    return EventStream(journal_events(live.commands.find(command_id).journal, last_event(request)))
+
+
+@router.delete("/{command_id}", status_code=204, summary="End a command", responses=problems(404, 409))
+async def stop(caller: CallerOf, service: ServiceOf, session_id: str, command_id: str) -> None:
+    """End it and what it has started. One that has ended stays as it is."""
+    live = await service.sessions.running(caller.tenant, session_id)
+    await live.commands.stop(live.commands.find(command_id))
+
+
+async def _follow(live: LiveSession, running: RunningCommand) -> AsyncGenerator[str]:
+    try:
+        async for event in journal_events(running.journal):
+            yield event
+    finally:
+        if not running.request.background:
+            await asyncio.shield(live.commands.stop(running))
+
+
+async def _ended(running: RunningCommand) -> bool:
+    return await running.done.wait()
+
+
+def _view(running: RunningCommand) -> CommandView:
+    return CommandView(
+        command_id=running.id,
+        command=running.request.command,
+        state=running.state,
+        started_at=running.started_at,
+        ended_at=running.ended_at,
+        result=CommandResult.model_validate(running.result) if running.result else None,
+    )

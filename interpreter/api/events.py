@@ -1,0 +1,84 @@
+"""Server-sent events (WHATWG HTML, section 9.2), and noticing that a client went away."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from typing import Any, Final, TypeVar
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+
+from interpreter.sessions.journal import Event, Journal
+
+MEDIA_TYPE: Final = "text/event-stream"
+_KEEP_ALIVE_SECONDS: Final = 15.0
+
+T = TypeVar("T")
+
+
+class EventStream(StreamingResponse):
+    """Events as they come."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(self, events: AsyncIterator[str]) -> None:
+        # Proxies must pass each event on at once.
+        super().__init__(events, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+
+
+def wants_events(request: Request) -> bool:
+    """Whether the client asked for server-sent events."""
+    return MEDIA_TYPE in request.headers.get("accept", "")
+
+
+async def journal_events(journal: Journal, start: int = 0) -> AsyncGenerator[str]:
+    """A journal's events from number ``start`` on, with a comment now and then so that a dead connection shows."""
+    events = journal.follow(start)
+    upcoming = asyncio.ensure_future(anext(events))
+    try:
+        while True:
+            done, _ = await asyncio.wait({upcoming}, timeout=_KEEP_ALIVE_SECONDS)
+            if not done:
+                yield ": keep-alive\n\n"
+                continue
+            try:
+                number, event = upcoming.result()
+            except StopAsyncIteration:
+                return
+            yield format_event(event, number)
+            upcoming = asyncio.ensure_future(anext(events))
+    finally:
+        upcoming.cancel()
+        with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
+            await upcoming
+        await events.aclose()
+
+
+def format_event(event: Event, number: int) -> str:
+    """One event on the wire."""
+    return f"id: {number}\nevent: {event['type']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n"
+
+
+def last_event(request: Request) -> int:
+    """The number of the event after the last that a client says it has seen (``Last-Event-ID``)."""
+    seen = request.headers.get("last-event-id", "")
+    return int(seen) + 1 if seen.isdecimal() else 0
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T | None:
+    """Wait for ``work``; None when the client goes away before. The request's body must have been read."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    message: dict[str, Any] = {}
+    while message.get("type") != "http.disconnect":
+        message = dict(await request.receive())

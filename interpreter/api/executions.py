@@ -1,0 +1,303 @@
+"""Routes of executions and contexts: run code, follow it, answer it, interrupt it."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+
+from interpreter.api.caller import CallerOf
+from interpreter.api.events import MEDIA_TYPE, EventStream, journal_events, last_event, unless_gone, wants_events
+from interpreter.api.problems import problems
+from interpreter.api.service import ServiceOf
+from interpreter.errors import NotFound
+from interpreter.kernel.connection import MAIN
+from interpreter.sessions.executions import ExecutionRequest, RunningExecution
+from interpreter.sessions.live import LiveSession
+
+router = APIRouter(prefix="/v1/sessions/{session_id}", tags=["executions"])
+
+ContextName = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+_RESULT: JsonDict = {
+    "execution_id": "0d6e…",
+    "context_id": "main",
+    "status": "ok",
+    "execution_count": 1,
+    "outputs": [{"type": "execute_result", "execution_count": 1, "data": {"text/plain": "2"}, "metadata": {}}],
+    "error": None,
+    "kernel_restarted": False,
+    "truncated": False,
+    "duration_seconds": 0.004,
+}
+
+
+class ExecuteBody(BaseModel):
+    """Code to run."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"code": "1 + 1"}})
+
+    code: str = Field(max_length=8_000_000)
+    language: Literal["python"] = "python"
+    context_id: str = Field(default=MAIN, pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Which kernel runs it.")
+    timeout: float | None = Field(
+        default=None,
+        gt=0,
+        le=28_800,
+        description="Seconds. Past it the code is interrupted, and when that does not help its kernel is restarted.",
+    )
+    store_history: bool = True
+    silent: bool = False
+    allow_stdin: bool = Field(default=False, description="Whether input() asks, by an event, or raises.")
+    detach: bool = Field(default=False, description="Answer at once, and run on whether or not anybody waits.")
+
+
+class ExecutionResult(BaseModel):
+    """How an execution ended and what it gave. ``outputs`` are Jupyter's, with their whole mime bundles."""
+
+    model_config = ConfigDict(json_schema_extra={"example": _RESULT})
+
+    execution_id: str = ""
+    context_id: str = MAIN
+    status: Literal["ok", "error", "aborted", "timeout", "kernel_died", "failed", "cancelled", "lost"]
+    execution_count: int | None = None
+    outputs: list[dict[str, Any]]
+    error: dict[str, Any] | None = Field(
+        default=None, description="ename, evalue and traceback of an exception, or code, message and hint of a failure."
+    )
+    kernel_restarted: bool = False
+    truncated: bool = Field(default=False, description="Whether output past the limit was left out.")
+    duration_seconds: float = 0.0
+
+
+class ExecutionView(BaseModel):
+    """An execution, with its result once it has ended."""
+
+    execution_id: str
+    context_id: str
+    state: Literal["queued", "running", "done"]
+    created_at: float = Field(description="Seconds since 1970.")
+    ended_at: float | None = None
+    result: ExecutionResult | None = None
+
+
+class ExecutionList(BaseModel):
+    """Executions, without their results."""
+
+    executions: list[ExecutionView]
+
+
+class InputBody(BaseModel):
+    """The answer to the code's ``input()``."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"value": "yes"}})
+
+    value: str = Field(max_length=1_000_000)
+    context_id: str = MAIN
+
+
+class ContextBody(BaseModel):
+    """A context by its name."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"context_id": "second"}})
+
+    context_id: str = Field(default=MAIN, pattern=r"^[A-Za-z0-9_-]{1,64}$")
+
+
+class ContextList(BaseModel):
+    """A session's kernels."""
+
+    contexts: list[ContextBody]
+
+
+@router.post(
+    "/execute",
+    summary="Run code",
+    response_model=ExecutionResult,
+    responses={
+        **problems(404, 409, 429, 503),
+        200: {
+            "description": "It ended, well or not; or, as server-sent events, what comes.",
+            "content": {MEDIA_TYPE: {}},
+        },
+        202: {"model": ExecutionView, "description": "Detached: it runs on by itself."},
+    },
+)
+async def execute(
+    caller: CallerOf, service: ServiceOf, session_id: str, body: ExecuteBody, request: Request, response: Response
+) -> Any:
+    """Run code in a kernel of the session, behind what was sent there before.
+
+    With `Accept: text/event-stream` each output is an event as it comes (`started`, `stream`, `display_data`,
+    `execute_result`, `error`, `input_request`, `truncated`, and at the end `done`); else one JSON answer at the end.
+    When the client goes away before the end the code is interrupted, unless it was detached.
+    """
+    service.sessions.check_accepting()
+    live = await service.sessions.running(caller.tenant, session_id)
+    with live.use():
+        execution = await live.executions.start(
+            ExecutionRequest(
+                code=body.code,
+                context=body.context_id,
+                timeout=body.timeout,
+                store_history=body.store_history,
+                silent=body.silent,
+                allow_stdin=body.allow_stdin,
+                detach=body.detach,
+            )
+        )
+    if wants_events(request):
+        return EventStream(_follow(live, execution))
+    if body.detach:
+        response.status_code = 202
+        view = _view(execution).model_dump(mode="json")
+        return Response(_json(view), 202, media_type="application/json")
+    if await unless_gone(request, _ended(execution)) is None:
+        await live.executions.abandon(execution)
+    return Response(_json(execution.result), media_type="application/json")
+
+
+@router.get("/executions", summary="List executions", responses=problems(404))
+async def list_executions(caller: CallerOf, service: ServiceOf, session_id: str) -> ExecutionList:
+    """Those that wait or run, and the detached ones, newest first, without their results."""
+    await service.sessions.find(caller.tenant, session_id)
+    found = {record.id: record for record in await service.store.list_executions(session_id)}
+    if live := service.sessions.live_session(session_id):
+        found |= {execution.id: execution.record() for execution in live.executions.all()}
+    newest = sorted(found.values(), key=lambda record: record.created_at, reverse=True)
+    return ExecutionList(
+        executions=[
+            ExecutionView(
+                execution_id=record.id,
+                context_id=record.context,
+                state=record.state,
+                created_at=record.created_at,
+                ended_at=record.ended_at,
+            )
+            for record in newest
+        ]
+    )
+
+
+@router.get("/executions/{execution_id}", summary="Look at or wait for an execution", responses=problems(404))
+async def look(
+    caller: CallerOf,
+    service: ServiceOf,
+    session_id: str,
+    execution_id: str,
+    wait: Annotated[float, Query(ge=0, le=300, description="Seconds to wait for its end.")] = 0,
+) -> ExecutionView:
+    """An execution with its result, when it has one within `wait` seconds. Detached ones are kept for good."""
+    await service.sessions.find(caller.tenant, session_id)
+    live = service.sessions.live_session(session_id)
+    execution = live.executions.find(execution_id) if live else None
+    if execution is not None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await execution.done.wait()
+        return _view(execution)
+    record = await service.store.find_execution(session_id, execution_id)
+    if record is None:
+        raise NotFound(f"there is no execution {execution_id[:64]!r} in this session")
+    return ExecutionView(
+        execution_id=record.id,
+        context_id=record.context,
+        state=record.state,
+        created_at=record.created_at,
+        ended_at=record.ended_at,
+        result=ExecutionResult.model_validate(record.result) if record.result else None,
+    )
+
+
+@router.get(
+    "/executions/{execution_id}/events",
+    summary="Follow an execution",
+    response_class=EventStream,
+    responses={**problems(404, 409), 200: {"content": {MEDIA_TYPE: {}}, "description": "Events from the first on."}},
+)
+async def follow(
+    caller: CallerOf, service: ServiceOf, session_id: str, execution_id: str, request: Request
+) -> EventStream:
+    """Its events from the first on, or after `Last-Event-ID`. Leaving does not interrupt it."""
+    live = await service.sessions.running(caller.tenant, session_id)
+    execution = live.executions.find(execution_id)
+    if execution is None:
+        raise NotFound(f"there is no execution {execution_id[:64]!r} in this session any more")
+    return EventStream(journal_events(execution.journal, last_event(request)))
+
+
+@router.post("/stdin", status_code=204, summary="Answer input()", responses=problems(404, 409))
+async def stdin(caller: CallerOf, service: ServiceOf, session_id: str, body: InputBody) -> None:
+    """Answer the code that waits in `input()`; it must have been run with `allow_stdin`."""
+    live = await service.sessions.running(caller.tenant, session_id)
+    live.executions.waiting_for_input(body.context_id).answer_input(body.value)
+
+
+@router.post("/interrupt", status_code=204, summary="Interrupt", responses=problems(404, 409, 504))
+async def interrupt(caller: CallerOf, service: ServiceOf, session_id: str, body: ContextBody | None = None) -> None:
+    """Interrupt what runs in a context, as Ctrl-C does; variables stay."""
+    live = await service.sessions.running(caller.tenant, session_id)
+    with live.use():
+        await live.executions.kernel(body.context_id if body else MAIN).interrupt()
+
+
+@router.post("/restart", status_code=204, summary="Restart a kernel", responses=problems(404, 409, 504))
+async def restart(caller: CallerOf, service: ServiceOf, session_id: str, body: ContextBody | None = None) -> None:
+    """Replace a context's kernel by a new one: variables are gone, files stay."""
+    live = await service.sessions.running(caller.tenant, session_id)
+    with live.use():
+        await live.executions.kernel(body.context_id if body else MAIN).restart()
+
+
+@router.get("/contexts", summary="List contexts", responses=problems(404, 409))
+async def contexts(caller: CallerOf, service: ServiceOf, session_id: str) -> ContextList:
+    """The session's kernels; `main` is there from the start."""
+    live = await service.sessions.running(caller.tenant, session_id)
+    return ContextList(contexts=[ContextBody(context_id=name) for name in live.session.kernels])
+
+
+@router.post("/contexts", status_code=201, summary="Open a context", responses=problems(404, 409, 504))
+async def open_context(caller: CallerOf, service: ServiceOf, session_id: str, body: ContextBody) -> ContextBody:
+    """Start one more kernel: variables of its own, the same files."""
+    live = await service.sessions.running(caller.tenant, session_id)
+    await service.sessions.open_context(live, body.context_id)
+    return body
+
+
+@router.delete("/contexts/{context_id}", status_code=204, summary="Close a context", responses=problems(404, 409))
+async def close_context(caller: CallerOf, service: ServiceOf, session_id: str, context_id: ContextName) -> None:
+    """End one kernel with all that it holds."""
+    live = await service.sessions.running(caller.tenant, session_id)
+    await service.sessions.close_context(live, context_id)
+
+
+async def _follow(live: LiveSession, execution: RunningExecution) -> AsyncGenerator[str]:
+    try:
+        async for event in journal_events(execution.journal):
+            yield event
+    finally:
+        if not execution.request.detach and not execution.done.is_set():
+            await asyncio.shield(live.executions.abandon(execution))
+
+
+async def _ended(execution: RunningExecution) -> bool:
+    return await execution.done.wait()
+
+
+def _view(execution: RunningExecution) -> ExecutionView:
+    return ExecutionView(
+        execution_id=execution.id,
+        context_id=execution.request.context,
+        state=execution.state,
+        created_at=execution.created_at,
+        ended_at=execution.ended_at,
+        result=ExecutionResult.model_validate(execution.result) if execution.result else None,
+    )
+
+
+def _json(value: object) -> bytes:
+    # Outputs are JSON already, of megabytes at times: validating them once more would only cost time.
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")

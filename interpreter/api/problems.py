@@ -1,0 +1,120 @@
+"""Errors as HTTP answers: one body for all of them, and one table from codes to statuses."""
+
+from http import HTTPStatus
+from typing import Any, Final
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from interpreter.errors import Busy, InterpreterError
+
+log = structlog.get_logger(__name__)
+
+
+class ErrorBody(BaseModel):
+    """What went wrong and what to do about it."""
+
+    code: str = Field(description="Stable name of the error.", examples=["not_found"])
+    message: str = Field(description="What happened.", examples=["there is no session '1f3a'"])
+    hint: str | None = Field(default=None, description="What to do.", examples=["List your sessions"])
+
+
+class Problem(BaseModel):
+    """The body of every answer that is an error."""
+
+    error: ErrorBody
+
+
+STATUSES: Final[dict[str, int]] = {
+    "unauthorised": 401,
+    "forbidden": 403,
+    "not_found": 404,
+    "template_not_found": 404,
+    "file_not_found": 404,
+    "method_not_allowed": 405,
+    "conflict": 409,
+    "file_exists": 409,
+    "folder_not_empty": 409,
+    "kernel_died": 409,
+    "guest_refused": 409,
+    "command_not_started": 422,
+    "too_large": 413,
+    "invalid_request": 422,
+    "bad_path": 422,
+    "is_a_folder": 422,
+    "not_a_folder": 422,
+    "transfer": 422,
+    "template_invalid": 422,
+    "file_permission": 403,
+    "tenant_limit": 429,
+    "busy": 429,
+    "host_full": 503,
+    "draining": 503,
+    "machine_start_failed": 503,
+    "guest_unresponsive": 504,
+    "execution_timeout": 504,
+    "disk_full": 507,
+    "no_space": 507,
+}
+"""What is not here is 500: it is the service's fault, not the caller's."""
+
+_CODES: Final = {413: "too_large", 405: "method_not_allowed", 404: "not_found"}
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error with a `Problem`."""
+
+    async def ours(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, InterpreterError)  # noqa: S101  (it is registered for these)
+        status = STATUSES.get(error.code, 500)
+        if status >= 500:
+            log.warning("request failed", code=error.code, error=str(error))
+        headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else {}
+        return answer(status, error.code, error.message, error.hint, headers)
+
+    async def invalid(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)  # noqa: S101
+        faults = [_fault(fault) for fault in error.errors()]
+        return answer(422, "invalid_request", "; ".join(faults)[:2000], "See /docs for what this route takes")
+
+    async def http(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)  # noqa: S101
+        code = _CODES.get(error.status_code) or HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+        return answer(error.status_code, code, str(error.detail), None, dict(error.headers or {}))
+
+    async def gone(_: Request, __: Exception) -> JSONResponse:
+        return answer(400, "bad_request", "the request's body ended before it was whole", "Send it again")
+
+    async def unexpected(_: Request, error: Exception) -> JSONResponse:
+        log.error("unexpected error", exc_info=error)
+        return answer(500, "internal", "an error in the service; its log tells more", None)
+
+    app.add_exception_handler(InterpreterError, ours)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(ClientDisconnect, gone)
+    app.add_exception_handler(Exception, unexpected)
+
+
+def answer(
+    status: int, code: str, message: str, hint: str | None, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """An error as a response."""
+    problem = Problem(error=ErrorBody(code=code, message=message, hint=hint))
+    return JSONResponse(problem.model_dump(), status, headers)
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The ``responses`` of a route that may answer with these errors, besides those that every route has."""
+    every = {*statuses, 400, 401, 403, 422, 500}
+    return {status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in sorted(every)}
+
+
+def _fault(fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"] if part != "body")
+    return f"{where or 'the body'}: {fault['msg']}"

@@ -1,0 +1,36 @@
+"""What all routes share: the running service behind the application."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from interpreter.sessions.engine import Engine
+from interpreter.sessions.service import Sessions
+from interpreter.sessions.store import Store
+from interpreter.sessions.usage import UsageReader
+from interpreter.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Everything that lives as long as the application does."""
+
+    settings: Settings
+    engine: Engine
+    sessions: Sessions
+    store: Store
+    usage: UsageReader
+
+    async def database_works(self) -> None:
+        """Raises HostError, DiskFull."""
+        await self.store.database.run(lambda connection: connection.execute("SELECT 1").fetchone())
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceOf = Annotated[Service, Depends(_service)]
+"""Type of a route's argument that is the service."""

@@ -1,0 +1,114 @@
+"""``interpreter serve``: the service in this process, until a signal ends it."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Generator
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from rich.markup import escape
+
+from interpreter.api.app import create_app, open_service
+from interpreter.cli.terminal import err
+from interpreter.errors import ConfigurationError
+from interpreter.settings import Settings
+
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+_KEEP_ALIVE_SECONDS = 75
+_CLOSE_SECONDS = 3
+_BACKLOG = 2048
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; then drain. Raises ConfigurationError, HostError, and what opening raises."""
+    if settings.api_key is None and settings.host not in _LOOPBACK:
+        raise ConfigurationError(
+            f"without a key the service listens on this machine only, not on {settings.host}",
+            hint="Set INTERPRETER_API_KEY",
+        )
+    _configure_logging()
+    loop = asyncio.get_running_loop()
+    asked_to_end = asyncio.Event()
+    with _listen(settings) as listener:
+        async with open_service(settings) as service:
+            # Not before the state folder is open: until then a signal ends the command at once.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, asked_to_end.set)
+            server = _Server(_config(create_app(service)))
+            serving = asyncio.create_task(server.serve([listener]))
+            _announce(settings, listener)
+            ending = asyncio.create_task(asked_to_end.wait())
+            await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
+            # While it still answers: clients get the results of what ends in time.
+            await service.sessions.drain()
+            server.should_exit = True
+            await serving
+    err.print("All sessions have ended.")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server that leaves signals alone: they are the service's, which drains first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Capture none."""
+        yield
+
+
+def _config(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        # Streams of events would hold the service up for as long as their clients like.
+        timeout_graceful_shutdown=_CLOSE_SECONDS,
+        server_header=False,
+    )
+
+
+def _announce(settings: Settings, listener: socket.socket) -> None:
+    address, port = listener.getsockname()[:2]
+    shown = f"[{address}]" if ":" in address else address
+    err.print(f"interpreter serves on [bold]http://{escape(shown)}:{port}[/] (documentation: /docs)")
+    if settings.api_key is None:
+        err.print(
+            "[yellow]warning:[/] INTERPRETER_API_KEY is not set: every program of this machine may use the service, "
+            "and no other machine can reach it"
+        )
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}",
+            hint="Set INTERPRETER_HOST and INTERPRETER_PORT",
+        ) from None
+    listener.listen(_BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def _configure_logging() -> None:
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(),
+    )

@@ -1,0 +1,162 @@
+"""Shell commands of a session: followed while they run, in the background when that was asked for."""
+
+import asyncio
+import codecs
+import uuid
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from interpreter.errors import Busy, InterpreterError, NotFound
+from interpreter.kernel.command import Command, start_command
+from interpreter.sessions.clock import Clock
+from interpreter.sessions.executions import joined
+from interpreter.sessions.journal import Journal
+from interpreter.sessions.session import Session
+from interpreter.settings import Settings
+
+_MAX_RUNNING: Final = 50
+_KEPT: Final = 100
+_TERM_SECONDS: Final = 2.0
+_SIGTERM, _SIGKILL = 15, 9
+
+
+@dataclass(frozen=True, slots=True)
+class CommandRequest:
+    """A command and how to run it. ``timeout`` is in seconds."""
+
+    command: str
+    cwd: str = ""
+    env: dict[str, str] = field(default_factory=dict[str, str])
+    timeout: float | None = None
+    background: bool = False
+
+
+class RunningCommand:
+    """One command, from its start on. ``result`` is there when it has ended."""
+
+    def __init__(self, request: CommandRequest, limit: int, now: float) -> None:
+        self.id = uuid.uuid4().hex
+        self.request = request
+        self.journal = Journal(limit)
+        self.started_at = now
+        self.ended_at: float | None = None
+        self.result: dict[str, Any] | None = None
+        self.done = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def state(self) -> Literal["running", "done"]:
+        """Where it is."""
+        return "done" if self.done.is_set() else "running"
+
+
+class Commands:
+    """All commands of one session."""
+
+    def __init__(self, session: Session, env: dict[str, str], settings: Settings, clock: Clock) -> None:
+        self._session = session
+        self._env = env
+        self._settings = settings
+        self._clock = clock
+        self._running: dict[str, RunningCommand] = {}
+        self._ended: dict[str, RunningCommand] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether any runs that somebody waits for; those in the background keep no session alive."""
+        return any(not command.request.background for command in self._running.values())
+
+    def all(self) -> list[RunningCommand]:
+        """Those that run and those that ended not long ago, oldest first."""
+        return [*self._ended.values(), *self._running.values()]
+
+    def find(self, command_id: str) -> RunningCommand:
+        """One of them. Raises NotFound."""
+        found = self._running.get(command_id) or self._ended.get(command_id)
+        if found is None:
+            raise NotFound(f"there is no command {command_id[:64]!r} in this session any more")
+        return found
+
+    def start(self, request: CommandRequest) -> RunningCommand:
+        """Start a command. Raises Busy. That it could not be started is in its result."""
+        if len(self._running) >= _MAX_RUNNING:
+            raise Busy(f"{len(self._running)} commands run in this session already", retry_after=1)
+        running = RunningCommand(request, self._settings.output_limit, self._clock.now())
+        self._running[running.id] = running
+        running.task = asyncio.create_task(self._run(running))
+        return running
+
+    async def stop(self, running: RunningCommand) -> None:
+        """End a command and what it has started, and wait for that."""
+        if running.task is not None and not running.done.is_set():
+            running.task.cancel()
+            await asyncio.wait({running.task})
+
+    async def close(self) -> None:
+        """The session ends."""
+        for running in list(self._running.values()):
+            await self.stop(running)
+
+    async def _run(self, running: RunningCommand) -> None:
+        request = running.request
+        result: dict[str, Any] = {"status": "cancelled"}
+        try:
+            connect, env = self._session.vsock.connect, {**self._env, **request.env}
+            async with start_command(connect, request.command, cwd=request.cwd, env=env) as command:
+                running.journal.add({"type": "started", "command_id": running.id, "pid": command.pid})
+                result = await self._follow(running, command)
+        except InterpreterError as error:
+            told = {"code": error.code, "message": error.message, "hint": error.hint}
+            result = {"status": "failed", "error": told}
+        finally:
+            self._finish(running, result)
+
+    async def _follow(self, running: RunningCommand, command: Command) -> dict[str, Any]:
+        timeout = running.request.timeout
+        reading = asyncio.create_task(_read(running.journal, command))
+        try:
+            await asyncio.wait({reading}, timeout=timeout)
+            if not reading.done():
+                for number in (_SIGTERM, _SIGKILL):
+                    await command.signal(number)
+                    await asyncio.wait({reading}, timeout=_TERM_SECONDS)
+                return {"status": "timeout", "exit_code": command.status}
+            await reading
+        finally:
+            reading.cancel()
+        return {"status": "ok" if command.status == 0 else "error", "exit_code": command.status}
+
+    def _finish(self, running: RunningCommand, result: dict[str, Any]) -> None:
+        running.ended_at = self._clock.now()
+        texts = {"stdout": "", "stderr": ""}
+        for output in joined(running.journal.events):
+            if output["type"] == "stream":
+                texts[output["name"]] += output["text"]
+        running.result = {
+            "command_id": running.id,
+            "exit_code": None,
+            "error": None,
+            **result,
+            "truncated": running.journal.truncated,
+            "duration_seconds": round(running.ended_at - running.started_at, 6),
+            **texts,
+        }
+        summary = {key: value for key, value in running.result.items() if key not in texts}
+        running.journal.add({"type": "done", **summary})
+        running.journal.close()
+        self._running.pop(running.id, None)
+        self._ended[running.id] = running
+        while len(self._ended) > _KEPT:
+            self._ended.pop(next(iter(self._ended)))
+        running.done.set()
+
+
+async def _read(journal: Journal, command: Command) -> None:
+    # A character may be cut in two between pieces.
+    decoders = {name: codecs.getincrementaldecoder("utf-8")("replace") for name in ("stdout", "stderr")}
+    async for name, data in command:
+        if text := decoders[name].decode(data):
+            journal.add_output({"type": "stream", "name": name, "text": text})
+    for name, decoder in decoders.items():
+        if text := decoder.decode(b"", final=True):
+            journal.add_output({"type": "stream", "name": name, "text": text})

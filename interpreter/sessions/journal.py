@@ -1,0 +1,84 @@
+"""The events of something that runs, kept up to a limit, for any number of readers who come at any time.
+
+Whoever writes never waits for a reader, and a reader that is slow holds nobody up: both see one bounded list.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, Final
+
+Event = dict[str, Any]
+
+_EVENT_BYTES: Final = 200
+"""What an event costs besides its content."""
+
+
+class Journal:
+    """A list of events that grows until it is closed. ``limit`` is in bytes of output."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        self._events: list[Event] = []
+        self._closed = False
+        self._changed = asyncio.Event()
+        self.truncated = False
+
+    @property
+    def events(self) -> list[Event]:
+        """All events so far."""
+        return self._events
+
+    def add(self, event: Event) -> None:
+        """Add an event that is not output, whatever the limit says."""
+        self._events.append(event)
+        self._tell()
+
+    def add_output(self, event: Event) -> None:
+        """Add an output; past the limit text is cut, all else is left out, and one event says so."""
+        if self.truncated:
+            return
+        left = self._limit - self._size
+        size = size_of(event)
+        if size > left:
+            self.truncated = True
+            text = event.get("text")
+            if isinstance(text, str) and left > _EVENT_BYTES:
+                # As characters: no more than that many bytes, and never half a character.
+                self._events.append({**event, "text": text[: max((left - _EVENT_BYTES) // 4, 0)]})
+            event = {"type": "truncated", "limit_bytes": self._limit}
+        self._size += size
+        self.add(event)
+
+    def close(self) -> None:
+        """Nothing comes any more."""
+        self._closed = True
+        self._tell()
+
+    async def follow(self, start: int = 0) -> AsyncGenerator[tuple[int, Event]]:
+        """All events from number ``start`` on with their numbers, those that are there and those that come."""
+        position = start
+        while True:
+            while position < len(self._events):
+                yield position, self._events[position]
+                position += 1
+            if self._closed:
+                return
+            await self._changed.wait()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def size_of(value: object) -> int:
+    """About how many bytes a value takes as JSON."""
+    match value:
+        case str():
+            return len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
+        case Mapping():
+            return _EVENT_BYTES + sum(size_of(part) for part in value.values())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        case list():
+            return sum(size_of(part) + 8 for part in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        case _:
+            return 16

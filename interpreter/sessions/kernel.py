@@ -1,0 +1,104 @@
+"""A session's kernel: one context of the guest, and what can be done with it."""
+
+from typing import Final
+
+import structlog
+
+from interpreter.errors import InterpreterError, KernelDied
+from interpreter.kernel.connection import KernelConnection
+from interpreter.kernel.control import AgentControl, Event
+from interpreter.kernel.execution import INTERRUPT_GRACE, Execution, OnInput
+
+log = structlog.get_logger(__name__)
+
+CALL_TIMEOUT: Final = 10.0
+RESTART_TIMEOUT: Final = 120.0
+"""A kernel is forked from a warm process; only when the guest has lost that one must it import all anew."""
+
+
+class Kernel:
+    """One kernel of a session, named by its context; the same over all its restarts."""
+
+    def __init__(self, session_id: str, context: str, control: AgentControl, connection: KernelConnection) -> None:
+        self.context = context
+        self.connection = connection
+        self._session_id = session_id
+        self._control = control
+        self._expected_exits = 0
+
+    def execute(
+        self,
+        code: str,
+        *,
+        silent: bool = False,
+        store_history: bool = True,
+        stop_on_error: bool = True,
+        timeout: float | None = None,
+        interrupt_grace: float = INTERRUPT_GRACE,
+        on_input: OnInput | None = None,
+        keep_outputs: bool = True,
+    ) -> Execution:
+        """Run code: ``await`` it for the Result, or iterate over the outputs as they come.
+
+        ``timeout`` is in seconds; past it the code is interrupted, and when that does not help within
+        ``interrupt_grace`` seconds the kernel is restarted. With ``stop_on_error`` an exception makes the kernel
+        abort the requests that wait behind this one. Without ``keep_outputs`` the Result lacks what was iterated
+        over. Awaiting raises KernelDied, ExecutionTimeout, GuestMisbehaved;
+        an exception in the code is no error here but in the Result.
+        """
+        return Execution(
+            self.connection,
+            self,
+            code,
+            silent=silent,
+            store_history=store_history,
+            stop_on_error=stop_on_error,
+            timeout=timeout,
+            interrupt_grace=interrupt_grace,
+            on_input=on_input,
+            keep_outputs=keep_outputs,
+        )
+
+    async def info(self) -> dict[str, object]:
+        """The kernel's answer to ``kernel_info_request``: versions, language, features."""
+        request = self.connection.codec.request("kernel_info_request", {})
+        return (await self.connection.ask("shell", request, timeout=CALL_TIMEOUT)).content
+
+    async def interrupt(self) -> None:
+        """Interrupt the code that runs now, as Ctrl-C does. Raises GuestUnresponsive, GuestRefused, MachineDied."""
+        await self._control.call("interrupt", timeout=CALL_TIMEOUT, context=self.context)
+
+    async def restart(self) -> None:
+        """Replace the kernel by a new one; its variables are gone, files stay. Raises GuestUnresponsive."""
+        self._expected_exits += 1
+        try:
+            await self._control.call("restart", timeout=RESTART_TIMEOUT, context=self.context)
+        finally:
+            self.connection.kernel_restarted()
+
+    def on_event(self, event: Event) -> None:
+        """The session hands over what the guest's agent told of this kernel."""
+        if event.get("event") == "kernel_started":
+            # Of a restart when there was no kernel to end first.
+            self._expected_exits = 0
+            return
+        if event.get("event") != "kernel_exited":
+            return
+        if self._expected_exits:
+            self._expected_exits -= 1
+            return
+        log.info("kernel died", session=self._session_id, context=self.context, status=event.get("status"))
+        error = KernelDied(f"the kernel died ({_cause(event.get('status'))})", hint="Restart it; files are kept")
+        self.connection.kernel_died(error)
+
+    def end(self, error: InterpreterError) -> None:
+        """The machine is gone; all who wait for the kernel get KernelDied."""
+        self.connection.end(error if isinstance(error, KernelDied) else KernelDied(error.message, hint=error.hint))
+
+
+def _cause(status: object) -> str:
+    if not isinstance(status, int):
+        return "for an unknown reason"
+    if status == -9:
+        return "killed by signal 9; when it was not told to, the session is out of memory"
+    return f"killed by signal {-status}" if status < 0 else f"exit status {status}"

@@ -1,0 +1,105 @@
+"""A session while it lives: its record, its machine, what runs in it, and when it was last used."""
+
+import asyncio
+import contextlib
+from collections.abc import Generator
+
+from interpreter.errors import Conflict, InterpreterError
+from interpreter.sessions.admission import Ticket
+from interpreter.sessions.clock import Clock
+from interpreter.sessions.commands import Commands
+from interpreter.sessions.executions import Executions
+from interpreter.sessions.pool import HeldSession
+from interpreter.sessions.records import Reason, SessionRecord, State
+from interpreter.sessions.session import Session
+from interpreter.sessions.store import Store
+from interpreter.settings import Settings
+
+
+class LiveSession:
+    """One session that runs. Made, and ended, by `Sessions`."""
+
+    def __init__(
+        self, record: SessionRecord, held: HeldSession, ticket: Ticket, store: Store, settings: Settings, clock: Clock
+    ) -> None:
+        self.record = record
+        self.held = held
+        self.ticket = ticket
+        self.session: Session = held.session
+        self.executions = Executions(held.session, store, settings, clock)
+        self.commands = Commands(held.session, record.env, settings, clock)
+        self.ended = asyncio.Event()
+        """Set when all of it is over and written down."""
+        self.ending: asyncio.Task[None] | None = None
+        self._store = store
+        self._clock = clock
+        self._users = 0
+        self._changed = asyncio.Event()
+
+    @property
+    def is_used(self) -> bool:
+        """Whether somebody uses it at this moment: a cell runs, a file is on its way."""
+        return self._users > 0 or self.executions.busy or self.commands.busy
+
+    async def change(self, **fields: object) -> None:
+        """Change the record, in memory and in the database."""
+        self.record = self.record.model_copy(update=fields)
+        await self._store.save(self.record)
+        self._changed.set()
+
+    def touch(self) -> None:
+        """It was used now. Written down with the next change, or by `save_use`."""
+        self.record = self.record.model_copy(update={"last_used_at": self._clock.now()})
+
+    @contextlib.contextmanager
+    def use(self) -> Generator[Session]:
+        """Use it: its idle time begins anew when the block is left. Raises Conflict when it is over."""
+        self.check()
+        self._users += 1
+        self.touch()
+        try:
+            yield self.session
+        finally:
+            self._users -= 1
+            self.touch()
+
+    def check(self) -> None:
+        """Raises Conflict when it does not run any more."""
+        if self.record.state is not State.RUNNING:
+            raise Conflict(f"the session is {self.record.state}", hint="Start another one")
+
+    async def wait_expired(self) -> None:
+        """Return when its time is up."""
+        while True:
+            if self.is_used and self.record.timeout_mode == "idle":
+                self.touch()
+            left = self.record.expires_at - self._clock.now()
+            if left <= 0:
+                return
+            self._changed.clear()
+            changed = asyncio.ensure_future(self._changed.wait())
+            slept = asyncio.ensure_future(self._clock.sleep(left))
+            try:
+                await asyncio.wait({changed, slept}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                changed.cancel()
+                slept.cancel()
+
+    async def wait_unhealthy(self, interval: float, timeout: float) -> InterpreterError:
+        """Ask the guest for a sign of life every ``interval`` seconds; returns why there was none."""
+        saved = self.record.last_used_at
+        while True:
+            await self._clock.sleep(interval)
+            try:
+                await self.session.ping(timeout=timeout)
+            except InterpreterError as error:
+                return error
+            if self.record.last_used_at != saved:
+                saved = self.record.last_used_at
+                await self._store.save(self.record)
+
+    def reason_of(self, error: InterpreterError) -> Reason:
+        """Why it ended, as far as its machine's last words tell."""
+        # Nobody but the host's out-of-memory killer sends SIGKILL to a machine that was not told to end.
+        killed = "exit status 137" in error.message or "exit status -9" in error.message
+        return Reason.OUT_OF_MEMORY if killed else Reason.CRASH

@@ -1,0 +1,141 @@
+"""What the service knows of a session, and what a caller may ask of a new one."""
+
+import re
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from interpreter.settings import MAX_TIMEOUT
+
+MAX_METADATA: Final = 16_384
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class State(StrEnum):
+    """Where a session is in its life."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will happen to the session any more."""
+        return self in {State.STOPPED, State.FAILED}
+
+
+class Reason(StrEnum):
+    """Why a session ended, or is ending."""
+
+    USER = "user"
+    TIMEOUT = "timeout"
+    CRASH = "crash"
+    OUT_OF_MEMORY = "out_of_memory"
+    SHUTDOWN = "shutdown"
+
+
+class TimeoutMode(StrEnum):
+    """From when the timeout counts: ``total`` from the start of the session, ``idle`` from its last use."""
+
+    TOTAL = "total"
+    IDLE = "idle"
+
+
+class NetworkMode(StrEnum):
+    """What a session reaches: ``SANDBOX`` no network at all, ``PUBLIC`` the public internet."""
+
+    SANDBOX = "SANDBOX"
+    PUBLIC = "PUBLIC"
+
+
+def _variables(value: dict[str, str]) -> dict[str, str]:
+    for name, text in value.items():
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name[:40]!r} is not the name of an environment variable")
+        if "\0" in text:
+            raise ValueError(f"the value of {name} holds a NUL")
+    if sum(len(name) + len(text) for name, text in value.items()) > 100_000:
+        raise ValueError("the variables hold more than 100,000 characters")
+    return value
+
+
+def _small(value: dict[str, Any]) -> dict[str, Any]:
+    if len(repr(value)) > MAX_METADATA:
+        raise ValueError(f"the metadata is longer than {MAX_METADATA} characters")
+    return value
+
+
+Variables = Annotated[dict[str, str], AfterValidator(_variables)]
+Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
+Timeout = Annotated[int, Field(ge=1, le=MAX_TIMEOUT)]
+
+
+class NewSession(BaseModel):
+    """What a caller asks for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    template: str | None = Field(default=None, max_length=100, description="Name or hash of a built template.")
+    name: str | None = Field(default=None, max_length=200, description="Shown in lists; need not be unique.")
+    timeout_seconds: Timeout | None = Field(default=None, description="900 when not given; at most 28,800.")
+    timeout_mode: TimeoutMode = Field(
+        default=TimeoutMode.TOTAL, description="total: counted from the start; idle: from the last use."
+    )
+    network_mode: NetworkMode = NetworkMode.SANDBOX
+    cpus: int | None = Field(default=None, ge=1, le=64, description="When given, it must be what the template has.")
+    memory_mb: int | None = Field(
+        default=None, ge=1, le=1_048_576, description="When given, it must be what the template has."
+    )
+    env: Variables = Field(default={}, description="Environment variables of the kernels.")
+    metadata: Metadata = Field(default={}, description="Kept with the session, for the caller's own use.")
+
+
+class SessionRecord(BaseModel):
+    """One session. Times are seconds since 1970 (UTC)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    tenant: str
+    template: str
+    name: str | None = None
+    state: State
+    reason: Reason | None = None
+    message: str | None = None
+    created_at: float
+    started_at: float | None = None
+    stopped_at: float | None = None
+    last_used_at: float
+    timeout_seconds: int
+    timeout_mode: TimeoutMode = TimeoutMode.TOTAL
+    network_mode: NetworkMode = NetworkMode.SANDBOX
+    cpus: int
+    memory_mb: int
+    env: dict[str, str] = {}
+    metadata: dict[str, Any] = {}
+    contexts: list[str] = []
+    machine: str = ""
+
+    @property
+    def expires_at(self) -> float:
+        """When the session's time is up, unless it is used or extended before."""
+        start = self.last_used_at if self.timeout_mode is TimeoutMode.IDLE else self.started_at or self.created_at
+        return start + self.timeout_seconds
+
+
+class ExecutionRecord(BaseModel):
+    """One detached execution. ``result`` is there when it has ended."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    session_id: str
+    context: str
+    state: Literal["queued", "running", "done"]
+    created_at: float
+    ended_at: float | None = None
+    result: dict[str, Any] | None = None
