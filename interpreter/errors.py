@@ -37,6 +37,7 @@ InterpreterError
     ├── InvalidRequest          a value that cannot be used
     ├── Unauthorised            no key, or a wrong one
     ├── TooLarge                more bytes than a request may bring
+    ├── ServiceUnreachable      nothing answers at the service's address, or the connection broke
     └── Busy                    no room now; ``retry_after`` says when to try again
         ├── TenantLimit         the tenant has as many sessions as it may have
         ├── HostFull            the host has no room for another session
@@ -288,6 +289,12 @@ class TooLarge(ServiceError):
     """More bytes than a request may bring."""
 
     code = "too_large"
+
+
+class ServiceUnreachable(ServiceError):
+    """Nothing answers at the service's address, or the connection to it broke. Raised by clients only."""
+
+    code = "service_unreachable"
 
 
 class Busy(ServiceError):
