@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Generator
+from typing import Final
 
 from interpreter.errors import Conflict, InterpreterError
 from interpreter.sessions.admission import Ticket
@@ -14,6 +15,9 @@ from interpreter.sessions.records import Reason, SessionRecord, State
 from interpreter.sessions.session import Session
 from interpreter.sessions.store import Store
 from interpreter.settings import Settings
+
+_WORDS_SECONDS: Final = 2.0
+_KILLED: Final = frozenset({"exit status 137", "exit status -9"})
 
 
 class LiveSession:
@@ -98,8 +102,12 @@ class LiveSession:
                 saved = self.record.last_used_at
                 await self._store.save(self.record)
 
-    def reason_of(self, error: InterpreterError) -> Reason:
-        """Why it ended, as far as its machine's last words tell."""
+    async def cause_of_end(self, error: InterpreterError) -> tuple[Reason, str]:
+        """Why it ended by itself, and in words. ``error`` is what was noticed first: the machine may know better."""
+        words = await self.session.machine_words(timeout=_WORDS_SECONDS)
+        if words is None:
+            return Reason.CRASH, str(error)
         # Nobody but the host's out-of-memory killer sends SIGKILL to a machine that was not told to end.
-        killed = "exit status 137" in error.message or "exit status -9" in error.message
-        return Reason.OUT_OF_MEMORY if killed else Reason.CRASH
+        if words in _KILLED:
+            return Reason.OUT_OF_MEMORY, "the machine was killed; most likely the host ran out of memory"
+        return Reason.CRASH, f"the machine ended: {words}"

@@ -294,8 +294,8 @@ class Sessions:
             for task in waiting:
                 task.cancel()
         if broken.done() and not broken.cancelled():
-            error = broken.result()
-            await self._end(live, State.FAILED, live.reason_of(error), str(error))
+            reason, message = await live.cause_of_end(broken.result())
+            await self._end(live, State.FAILED, reason, message)
         elif unhealthy.done() and not unhealthy.cancelled():
             await self._end(live, State.FAILED, Reason.CRASH, str(unhealthy.result()))
         elif expired.done() and not expired.cancelled():

@@ -30,6 +30,7 @@ class Session:
         """Calls to the guest's agent."""
         self.timings = guest.timings.marks
         """Seconds from the start of the restore to each of its stages."""
+        self._machine = guest.machine
         self.machine_pid = guest.machine.pid
         """QEMU's process id."""
         self.main = Kernel(session_id, MAIN, guest.control, guest.connection)
@@ -92,6 +93,14 @@ class Session:
     async def ping(self, *, timeout: float) -> None:
         """Have the guest's agent answer within ``timeout`` seconds. Raises GuestUnresponsive, MachineDied."""
         await self.control.call("ping", timeout=timeout)
+
+    async def machine_words(self, *, timeout: float) -> str | None:
+        """The last words of the machine, when it ends within ``timeout`` seconds; None when it does not."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._machine.wait_ended()
+        except TimeoutError:
+            return None
 
     async def set_environment(self, environment: dict[str, str]) -> None:
         """Set variables in the running kernels and in those that are started later."""

@@ -70,12 +70,12 @@ async def serve(settings: Settings, clock: Clock | None = None) -> AsyncGenerato
             serving = asyncio.create_task(server.serve([listener]))
             url = f"http://127.0.0.1:{port}"
             headers = {"Authorization": f"Bearer {settings.api_key.get_secret_value()}"} if settings.api_key else {}
-            async with httpx.AsyncClient(base_url=url, timeout=SECONDS, headers=headers) as client:
-                try:
+            try:
+                async with httpx.AsyncClient(base_url=url, timeout=SECONDS, headers=headers) as client:
                     yield Api(service, client, port)
-                finally:
-                    server.should_exit = True
-            await serving
+            finally:
+                server.should_exit = True
+                await serving
 
 
 @pytest.fixture(scope="session")
