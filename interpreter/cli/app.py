@@ -7,6 +7,7 @@ import typer
 
 from interpreter.cli import doctor as doctor_command
 from interpreter.cli import run as run_command_module
+from interpreter.cli import session as session_command
 from interpreter.cli import template as template_command
 from interpreter.cli.source import read_cells
 from interpreter.cli.terminal import run_command
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 template = typer.Typer(name="template", help="Build, list, show and remove templates.", no_args_is_help=True)
 app.add_typer(template)
+app.add_typer(session_command.app)
 
 
 @app.command()
@@ -82,6 +84,20 @@ def serve(
         given = {"host": host, "port": port}
         changed = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
         await serve_command.serve(changed)
+
+    run_command(main(), json_output=False)
+
+
+@app.command()
+def mcp() -> None:
+    """Serve tools for language models (MCP) over standard input and output.
+
+    Uses the service at INTERPRETER_URL when that is set, with INTERPRETER_API_KEY; else runs one of its own.
+    """
+    from interpreter.cli import mcp as mcp_command
+
+    async def main() -> None:
+        await mcp_command.serve(load_settings())
 
     run_command(main(), json_output=False)
 

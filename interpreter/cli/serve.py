@@ -15,6 +15,7 @@ from rich.markup import escape
 from interpreter.api.app import create_app, open_service
 from interpreter.cli.terminal import err
 from interpreter.errors import ConfigurationError
+from interpreter.mcp.server import mount_mcp
 from interpreter.settings import Settings
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -38,14 +39,16 @@ async def serve(settings: Settings) -> None:
             # Not before the state folder is open: until then a signal ends the command at once.
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, asked_to_end.set)
-            server = _Server(_config(create_app(service)))
-            serving = asyncio.create_task(server.serve([listener]))
-            _announce(settings, listener)
-            ending = asyncio.create_task(asked_to_end.wait())
-            await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
-            # While it still answers: clients get the results of what ends in time.
-            await service.sessions.drain()
-            server.should_exit = True
+            app = create_app(service)
+            async with mount_mcp(app):
+                server = _Server(_config(app))
+                serving = asyncio.create_task(server.serve([listener]))
+                _announce(settings, listener)
+                ending = asyncio.create_task(asked_to_end.wait())
+                await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
+                # While it still answers: clients get the results of what ends in time.
+                await service.sessions.drain()
+                server.should_exit = True
             await serving
     err.print("All sessions have ended.")
 
@@ -75,7 +78,7 @@ def _config(app: FastAPI) -> uvicorn.Config:
 def _announce(settings: Settings, listener: socket.socket) -> None:
     address, port = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
-    err.print(f"interpreter serves on [bold]http://{escape(shown)}:{port}[/] (documentation: /docs)")
+    err.print(f"interpreter serves on [bold]http://{escape(shown)}:{port}[/] (documentation: /docs, MCP: /mcp)")
     if settings.api_key is None:
         err.print(
             "[yellow]warning:[/] INTERPRETER_API_KEY is not set: every program of this machine may use the service, "

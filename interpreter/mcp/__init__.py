@@ -1,0 +1,1 @@
+"""The tool front for language models: an MCP server over the service."""
