@@ -6,15 +6,19 @@ import gc
 import os
 import sys
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from kernel_guest import system
-from kernel_guest.agent import Agent, GuestSystem, Places
+from kernel_guest.agent import Agent, GuestSystem
+from kernel_guest.context import Places
+from kernel_guest.groups import set_up_groups
 from kernel_guest.processes import Reaper, Zygote
 from kernel_guest.vsock import MEET, PART, Doorbell, HostLink
 from kernel_guest.warm import warm_agent
 
 _USER = 1000
+_THREADS = 64
 _HOME = Path("/home/user")
 _KERNEL = Path("/run/interpreter/kernel")
 _MOUNTS = (
@@ -60,7 +64,9 @@ async def serve(doorbell: Doorbell) -> None:
     reaper = Reaper()
     reaper.start()
     zygote = Zygote(reaper, Path("/etc/interpreter/warmup.py"), drop=True, environment=_ENVIRONMENT)
-    agent = Agent(GuestSystem(), Places(_KERNEL, _HOME, _USER), zygote)
+    agent = Agent(GuestSystem(), Places(_KERNEL, _HOME, _USER, set_up_groups()), zygote)
+    # More streams may stall at once than there are processors.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "files"))
     await agent.start_kernel()
     await warm_agent(agent, _HOME)
     agent.forget_host()

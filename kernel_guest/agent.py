@@ -6,7 +6,6 @@ import os
 import re
 import socket
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,8 +13,9 @@ import zmq
 
 from kernel_guest import archive, files, system, tree
 from kernel_guest.commands import RunningCommand, command_of
-from kernel_guest.context import MAIN, Context, NoKernel
+from kernel_guest.context import MAIN, Context, NoKernel, Places
 from kernel_guest.frames import CHANNELS, VERSION, Frame, FrameDecoder, FrameError, Kind, decode, encode
+from kernel_guest.groups import Group
 from kernel_guest.processes import KernelIdentity, Zygote
 from kernel_guest.relay import channel_path, splice
 
@@ -68,15 +68,6 @@ class GuestSystem:
         system.restart_machine()
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where things are: the kernel's sockets, the home folder, and whose files they are (None: the agent's own)."""
-
-    kernel: Path
-    home: Path
-    user: int | None
-
-
 class Agent:
     """The session's contexts, the streams that the host opens, and the control stream to the host."""
 
@@ -87,6 +78,7 @@ class Agent:
         self._zmq: zmq.Context[Any] = zmq.Context()
         self._identity = KernelIdentity(os.urandom(32).hex().encode(), os.urandom(16).hex(), {})
         self._contexts: dict[str, Context] = {}
+        self._commands = Group.make(places.groups, "commands", whole=False)
         self._streams: set[asyncio.Task[None]] = set()
         self._control: asyncio.StreamWriter | None = None
         self.renewed = False
@@ -98,7 +90,7 @@ class Agent:
 
     async def start_kernel(self) -> int:
         """Start the main context's kernel and wait until it takes messages; returns its process id."""
-        context = Context(MAIN, self._places.kernel, self._places.user, self._zygote, self._tell)
+        context = Context(MAIN, self._places, self._zygote, self._tell)
         pid = await context.start(self._identity)
         self._contexts[MAIN] = context
         return pid
@@ -191,7 +183,9 @@ class Agent:
                 await self._archive(connection, self._path(path), kind)
             case {"service": "command"}:
                 command = command_of(body, self._places.home)
-                await RunningCommand.start(command, self._places.user, self._zygote.reaper).serve(connection)
+                running = RunningCommand.start(command, self._places.user, self._zygote.reaper)
+                self._commands.add(running.pid)
+                await running.serve(connection)
             case _:
                 raise Refused("bad_request", f"there is no service {body.get('service')!r} with these arguments")
 
@@ -275,7 +269,7 @@ class Agent:
             case {"op": "open_context", "context": str(name)}:
                 return {"pid": await self._open_context(name)}
             case {"op": "close_context", "context": str(name)} if name != MAIN:
-                await self._context_of(call).stop()
+                await self._context_of(call).close()
                 del self._contexts[name]
                 return {}
             case {"op": "list" | "describe" | "make_folder" | "move" | "remove"}:
@@ -312,8 +306,7 @@ class Agent:
             raise Refused("bad_request", "a context needs a short name of its own")
         if len(self._contexts) >= _MAX_CONTEXTS:
             raise Refused("too_many", f"a session has at most {_MAX_CONTEXTS} contexts")
-        folder = self._places.kernel / f"context-{name}"
-        context = self._contexts[name] = Context(name, folder, self._places.user, self._zygote, self._tell)
+        context = self._contexts[name] = Context(name, self._places, self._zygote, self._tell)
         try:
             return await context.start(self._identity)
         except BaseException:

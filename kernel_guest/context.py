@@ -3,16 +3,29 @@
 import asyncio
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import zmq
 
 from kernel_guest.frames import Frame, Kind, encode
+from kernel_guest.groups import Group
 from kernel_guest.processes import KernelIdentity, KernelProcess, Zygote
 from kernel_guest.relay import Relay
 
 MAIN = "main"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where things are: the kernel's sockets, the home folder, the control group of all that the user runs, and whose
+    these are (None: the agent's own, and no control groups)."""
+
+    kernel: Path
+    home: Path
+    user: int | None
+    groups: Path | None = None
 
 
 class NoKernel(Exception):
@@ -22,12 +35,11 @@ class NoKernel(Exception):
 class Context:
     """One kernel, behind the same sockets over all its restarts. ``tell`` takes what happens to it, as events."""
 
-    def __init__(
-        self, name: str, folder: Path, user: int | None, zygote: Zygote, tell: Callable[[dict[str, Any]], None]
-    ) -> None:
+    def __init__(self, name: str, places: Places, zygote: Zygote, tell: Callable[[dict[str, Any]], None]) -> None:
         self.name = name
-        self.folder = folder
-        self._user = user
+        self.folder = places.kernel if name == MAIN else places.kernel / f"context-{name}"
+        self._user = places.user
+        self._group = Group.make(places.groups, f"kernel-{name}", whole=True)
         self._zygote = zygote
         self._tell = tell
         self._kernel: KernelProcess | None = None
@@ -41,7 +53,7 @@ class Context:
             self.folder.mkdir(mode=0o700)
             if self._user is not None:
                 os.chown(self.folder, self._user, self._user)
-        kernel = await self._zygote.fork(self.folder, identity)
+        kernel = await self._zygote.fork(self.folder, identity, self._group)
         self._kernel = kernel
         kernel.exited.add_done_callback(lambda exited: self._exited(kernel, exited.result()))
         for relay in self._relays:
@@ -59,9 +71,15 @@ class Context:
             return await self.start(identity)
 
     async def stop(self) -> None:
-        """End the kernel, if there is one."""
+        """End the kernel, if there is one, and all that its code has started."""
+        self._group.kill()
         if self._kernel is not None:
             await self._kernel.kill()
+
+    async def close(self) -> None:
+        """End it for good."""
+        await self.stop()
+        self._group.remove()
 
     def interrupt(self) -> None:
         """Interrupt what runs. Raises NoKernel."""

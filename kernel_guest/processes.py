@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kernel_guest.groups import Group
+
 _PR_SET_CHILD_SUBREAPER = 36
 _START_SECONDS = 120.0
 
@@ -138,7 +140,7 @@ class Zygote:
         """What waits for the agent's children."""
         return self._reaper
 
-    async def fork(self, folder: Path, identity: KernelIdentity) -> KernelProcess:
+    async def fork(self, folder: Path, identity: KernelIdentity, group: Group) -> KernelProcess:
         """A new kernel with its sockets in ``folder``, ready for messages. Raises ConnectionError, TimeoutError."""
         requests = await self._started()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -146,7 +148,7 @@ class Zygote:
         loop = asyncio.get_running_loop()
         try:
             with theirs:
-                request = {"folder": str(folder), **identity.fields()}
+                request = {"folder": str(folder), "group": str(group.folder or ""), **identity.fields()}
                 socket.send_fds(requests, [json.dumps(request).encode()], [theirs.fileno()])
             answer = await loop.sock_recv(requests, 256)
             if not answer:

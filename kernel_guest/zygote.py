@@ -4,8 +4,8 @@ So a new kernel takes milliseconds instead of the many seconds of its imports. I
 only then a fork carries everything over. A kernel is forked twice: the middle process ends, the agent inherits
 the kernel, and learns as its parent how it ended.
 
-Requests come as one JSON packet with two descriptors' worth of company: ``{"uid", "folder", "key", "session",
-"env"}`` and the socket that the kernel gets.
+Requests come as one JSON packet with two descriptors' worth of company: ``{"folder", "group", "key",
+"session", "env"}`` and the socket that the kernel gets.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from kernel_guest.groups import Group
 from kernel_guest.kernel import run_kernel, write_connection_file
 
 USER = 1000
@@ -77,6 +78,7 @@ def _fork_kernel(requests: socket.socket, request: dict[str, Any], descriptor: i
     try:
         requests.close()
         os.setsid()
+        Group(Path(request["group"]) if request["group"] else None).add(os.getpid())
         _confine(drop=drop)
         folder = Path(request["folder"])
         key: str = request["key"]

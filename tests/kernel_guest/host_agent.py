@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kernel_guest.agent import Agent, Places
+from kernel_guest.agent import Agent
+from kernel_guest.context import Places
 from kernel_guest.processes import Reaper, Zygote, become_reaper
 from kernel_guest.warm import warm_agent
 
