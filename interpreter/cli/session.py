@@ -14,7 +14,7 @@ import typer
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from interpreter.cli.display import Display
 from interpreter.cli.run import _ask as ask_on_terminal  # pyright: ignore[reportPrivateUsage]
@@ -31,6 +31,7 @@ app = typer.Typer(name="session", help="Sessions of the service at INTERPRETER_U
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The session.")]
+_WIDE: Final = 10_000
 _OUTPUT: Final[TypeAdapter[Output]] = TypeAdapter(Output)
 
 
@@ -73,11 +74,11 @@ def list_sessions(
         if json_output:
             print_json({"sessions": [info.model_dump(mode="json") for info in sessions]})
             return
-        table = Table("id", "name", "template", "state", "created", "expires", box=None)
+        table = Table(Column("id", no_wrap=True), "name", "template", "state", "created", "expires", box=None)
         for info in sessions:
             texts = (info.id, info.name or "", info.template, _state(info), _time(info.created_at))
-            table.add_row(*(escape(text) for text in texts), _time(info.expires_at))
-        out.print(table)
+            table.add_row(*(escape(_plain(text)) for text in texts), _time(info.expires_at))
+        _print_table(table)
 
     _run(main, json_output)
 
@@ -240,7 +241,7 @@ def ls(
         for entry in entries:
             name = f"{entry.name}{'/' if entry.type == 'folder' else f' -> {entry.target}' if entry.target else ''}"
             table.add_row(entry.mode, str(entry.size), _time(entry.modified_at), escape(_plain(name)))
-        out.print(table)
+        _print_table(table)
 
     _run(main, json_output)
 
@@ -388,7 +389,12 @@ def _print_rows(*rows: tuple[str, str]) -> None:
     for name, value in rows:
         if value:
             table.add_row(name, escape(_plain(value)))
-    out.print(table)
+    _print_table(table)
+
+
+def _print_table(table: Table) -> None:
+    # What reads a pipe has no width to which lines could be cut.
+    out.print(table, width=None if out.is_terminal else _WIDE)
 
 
 def _state(info: "SessionInfo") -> str:

@@ -46,7 +46,7 @@ TEXT_LIMIT: Final = 100_000
 _SESSION_PAGE: Final = 200
 _FILE_PAGE: Final = 1000
 _LONG_SECONDS: Final = 300.0
-"""For what may have to go through many files."""
+"""What the service may take for what goes through many files, or needs a snapshot made anew."""
 
 
 class AsyncClient:
@@ -100,7 +100,8 @@ class AsyncClient:
             "metadata": None if metadata is None else dict(metadata),
         }
         body = {key: value for key, value in wanted.items() if value is not None}
-        info = await self._transport.get(Call("POST", "/v1/sessions", body=body), SessionInfo)
+        # The first session after an upgrade of QEMU has to wait for its template's new snapshot.
+        info = await self._transport.get(Call("POST", "/v1/sessions", body=body, seconds=_LONG_SECONDS), SessionInfo)
         return AsyncSession(self._transport, info.id)
 
     def session(self, session_id: str) -> "AsyncSession":
