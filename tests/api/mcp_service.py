@@ -18,12 +18,16 @@ async def serve_with_mcp(service: Service) -> AsyncGenerator[str]:
     """The address at which it is served."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
+        # Here, so that who comes before the server is up waits for it.
+        listener.listen()
         ending = asyncio.Event()
         # In one task from start to end: what MCP opens must be closed by the task that opened it, and fixtures are not.
         serving = asyncio.create_task(_serve(service, listener, ending))
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        ending.set()
-        await serving
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            ending.set()
+            await serving
 
 
 async def _serve(service: Service, listener: socket.socket, ending: asyncio.Event) -> None:
