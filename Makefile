@@ -11,7 +11,7 @@ PROGRAMS := qemu-system-x86_64 bwrap mmdebstrap mksquashfs
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help system setup demo test test-fast lint format bench fuzz lock clean
+.PHONY: help system setup demo test test-fast lint format bench bench-service fuzz lock clean
 
 help: ## Show what can be done
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,9 @@ format: setup ## Format the code
 
 bench: setup ## Measure restore, kernel, vsock, memory and idle CPU; writes benchmarks/results.json
 	@$(BIN)/python -m benchmarks
+
+bench-service: setup ## Measure the service over HTTP; writes benchmarks/service.json
+	@$(BIN)/python -m benchmarks.service
 
 fuzz: setup ## Fuzz the parsers of what comes from the guest (FUZZ_RUNS=200000 each)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "atheris>=2.3"

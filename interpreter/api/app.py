@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from interpreter.api import commands, executions, files, operations, problems, sessions, usage
+from interpreter.api import commands, executions, files, operations, problems, sessions, tracing, usage
 from interpreter.api.caller import CallerMiddleware
 from interpreter.api.limits import BodyLimitMiddleware
 from interpreter.api.metrics import Metrics, MetricsMiddleware
@@ -51,6 +51,8 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(BodyLimitMiddleware, settings=service.settings)
     app.add_middleware(CallerMiddleware, settings=service.settings)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
+    if tracing.is_configured():
+        app.add_middleware(tracing.TracingMiddleware)
     problems.install(app)
     for module in (sessions, executions, commands, files, usage, operations):
         app.include_router(module.router)

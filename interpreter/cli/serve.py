@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Generator
 
 import structlog
@@ -31,9 +32,9 @@ async def serve(settings: Settings) -> None:
             f"without a key the service listens on this machine only, not on {settings.host}",
             hint="Set INTERPRETER_API_KEY",
         )
-    _configure_logging()
     loop = asyncio.get_running_loop()
     asked_to_end = asyncio.Event()
+    _configure_logging()
     with _listen(settings) as listener:
         async with open_service(settings) as service:
             # Not before the state folder is open: until then a signal ends the command at once.
@@ -41,6 +42,8 @@ async def serve(settings: Settings) -> None:
                 loop.add_signal_handler(number, asked_to_end.set)
             app = create_app(service)
             async with mount_mcp(app):
+                # Again: the mcp package sets up logging of its own.
+                _configure_logging()
                 server = _Server(_config(app))
                 serving = asyncio.create_task(server.serve([listener]))
                 _announce(settings, listener)
@@ -104,7 +107,10 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def _configure_logging() -> None:
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    # What a library logs goes to standard error, in one line: no picture of its variables, which may be a user's data.
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr, force=True)
+    # An exception that reaches uvicorn was logged by the application already.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import pty
 import signal
 import sys
 from pathlib import Path
@@ -13,10 +14,12 @@ from conftest import SECONDS, Api
 HIDDEN = {"INTERPRETER_API_KEY", "FORCE_COLOR"}
 
 
-async def start(url: str, *arguments: str, folder: Path | None = None) -> asyncio.subprocess.Process:
+async def start(
+    url: str, *arguments: str, folder: Path | None = None, stdin: int = asyncio.subprocess.DEVNULL
+) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", "from interpreter.cli import main; main()", "session", *arguments),
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=stdin,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=folder,
@@ -114,6 +117,22 @@ async def test_json_gives_one_object_a_line_and_the_result_last(command: Command
         {"type": "stream", "name": "stdout", "text": "1\n"},
         {"type": "result", "status": "ok", "execution_count": 1, "cell": 1},
     ]
+
+
+async def test_input_is_asked_for_on_a_terminal(api: Api, shared: str) -> None:
+    terminal, other = pty.openpty()
+    arguments = ("exec", shared, "-c", "import getpass\nprint(input('name? '), getpass.getpass('key? '))")
+    process = await start(f"http://127.0.0.1:{api.port}", *arguments, stdin=other)
+    os.close(other)
+    assert process.stderr is not None
+    async with asyncio.timeout(SECONDS):
+        assert await process.stderr.readexactly(6) == b"name? "
+        os.write(terminal, b"Ada\n")
+        assert await process.stderr.readexactly(5) == b"key? "
+        os.write(terminal, b"secret\n")
+    code, out, err = await finish(process)
+    os.close(terminal)
+    assert (code, out, err) == (0, "Ada secret\n", "")
 
 
 async def test_ctrl_c_interrupts_the_code_and_leaves_the_session(command: Command, shared: str) -> None:

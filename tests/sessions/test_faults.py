@@ -24,7 +24,7 @@ from interpreter import (
     SnapshotDamaged,
 )
 from interpreter.sessions.renewal import Renewal
-from interpreter.sessions.restore import restore_guest
+from interpreter.sessions.restore import Listeners, restore_guest
 from interpreter.templates.store import TemplateStore
 
 TEMPLATE = "base"
@@ -77,7 +77,7 @@ async def test_a_stopped_guest_makes_calls_time_out_rather_than_hang(engine: Eng
     async with engine.session(template=TEMPLATE) as session:
         os.kill(session.machine_pid, signal.SIGSTOP)
         with pytest.raises(GuestUnresponsive):
-            await session._control.call("ping", timeout=0.2)
+            await session.control.call("ping", timeout=0.2)
         os.kill(session.machine_pid, signal.SIGCONT)
         assert (await session.execute("1")).text == "1"
 
@@ -131,7 +131,7 @@ async def test_device_state_that_qemu_cannot_load_gives_a_clear_error(
     renewal = Renewal(hostname="broken")
     with (tmp_path / "devices").open("rb") as devices, pytest.raises(MachineStartFailed, match="refused the snapshot"):
         broken = replace(loaded, devices=devices.fileno())
-        async with restore_guest(settings, broken, renewal, on_event=print, on_end=print):
+        async with restore_guest(settings, broken, renewal, Listeners(print, print)):
             pass
     assert descendants() == set()
 

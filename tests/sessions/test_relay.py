@@ -18,7 +18,7 @@ get_ipython().kernel.comm_manager.register_target("echo", target)
 
 
 def connection_of(session: Session) -> KernelConnection:
-    return session._connection
+    return session.main.connection
 
 
 async def test_comm_buffers_of_every_size_pass_both_ways_unchanged(session: Session) -> None:

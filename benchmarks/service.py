@@ -1,0 +1,245 @@
+"""``make bench-service``: the service in a process of its own, measured over HTTP; writes benchmarks/service.json."""
+
+import asyncio
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import structlog
+from rich.console import Console
+from rich.table import Table
+
+from interpreter import Accelerator, Engine, Session, build_template, load_settings
+from interpreter.sessions.admission import available_memory
+
+RESULTS = Path(__file__).with_name("service.json")
+CREATES = 12
+POOL = 6
+EXECUTES = 150
+LISTS = 300
+TRANSFER = 90_000_000
+TRANSFERS = 3
+IDLE_COUNTS = (0, 10, 30)
+IDLE_SECONDS = 15
+HELD = int(os.environ.get("BENCH_HELD", "100"))
+
+console = Console(highlight=False, soft_wrap=True)
+Figures = dict[str, float]
+
+
+class Serving:
+    """`interpreter serve` as a process, and a client of it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, client: httpx.AsyncClient) -> None:
+        self.process = process
+        self.client = client
+
+    async def new(self) -> str:
+        """A new session."""
+        answer = await self.client.post("/v1/sessions", json={"timeout_seconds": 28_800})
+        answer.raise_for_status()
+        return answer.json()["id"]
+
+    async def stop(self, session_id: str) -> None:
+        """End one."""
+        (await self.client.delete(f"/v1/sessions/{session_id}")).raise_for_status()
+
+    def usage(self) -> tuple[float, float]:
+        """Seconds of processor time so far, and resident memory in MB that is the process's own."""
+        pid = self.process.pid
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        status = Path(f"/proc/{pid}/status").read_text().splitlines()
+        memory = next(int(line.split()[1]) for line in status if line.startswith("RssAnon:"))
+        return seconds, memory / 1000
+
+
+@asynccontextmanager
+async def serving(home: Path, **more: str) -> AsyncGenerator[Serving]:
+    """A service on a free port."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", "from interpreter.cli import main; main()", "serve", "--port", "0"),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "INTERPRETER_HOME": str(home), **more},
+    )
+    try:
+        assert process.stderr is not None
+        while " serves on " not in (line := (await process.stderr.readline()).decode()):
+            assert line, "the service ended"
+        url = next(word for word in line.split() if word.startswith("http"))
+        async with httpx.AsyncClient(base_url=url, timeout=300) as client:
+            yield Serving(process, client)
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def measure(settings_home: Path, template: str, engine: Engine) -> Figures:
+    """All figures: times in ms unless their name says otherwise."""
+    figures: Figures = {}
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        (home / "templates").symlink_to(settings_home / "templates")
+        wanted = {"INTERPRETER_DEFAULT_TEMPLATE": template, "INTERPRETER_MAX_SESSIONS": "1000"}
+        wanted["INTERPRETER_MAX_SESSIONS_PER_TENANT"] = "1000"
+        wanted["INTERPRETER_MAX_CPUS"] = "1000"
+        async with serving(home, **wanted) as service, engine.session(template=template) as session:
+            await creates(service, "create", CREATES, figures)
+            await executes(service, session, figures)
+            await timed("list", lambda: service.client.get("/v1/sessions"), LISTS, figures)
+            await transfers(service, session, figures)
+        async with serving(home, **wanted) as service:
+            await idle(service, figures)
+        pool = {"INTERPRETER_POOL": json.dumps({template: POOL})}
+        async with serving(home, **wanted, **pool) as service:
+            while (await service.client.get("/readyz")).json()["pool"][template] < POOL:  # noqa: ASYNC110  (asked over HTTP)
+                await asyncio.sleep(0.5)
+            # As many as are ready: the pool is refilled beside, which a pause between callers leaves room for.
+            await creates(service, "create_pool", POOL, figures)
+    return figures
+
+
+async def timed(name: str, work: Callable[[], Awaitable[object]], rounds: int, figures: Figures) -> None:
+    """p50, p99 and requests per second of one thing done again and again."""
+    times: list[float] = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        await work()
+        times.append(time.perf_counter() - began)
+    note(name, times, figures)
+
+
+def note(name: str, times: list[float], figures: Figures) -> None:
+    """Put p50, p99 and the rate among the figures."""
+    ordered = sorted(times)
+    figures[f"{name}_p50_ms"] = statistics.median(ordered) * 1000
+    figures[f"{name}_p99_ms"] = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))] * 1000
+    figures[f"{name}_per_second"] = len(ordered) / sum(ordered)
+
+
+async def creates(service: Serving, name: str, count: int, figures: Figures) -> None:
+    """Sessions made one after the other, then stopped."""
+    made: list[str] = []
+
+    async def one() -> None:
+        made.append(await service.new())
+
+    await timed(name, one, count, figures)
+    await asyncio.gather(*(service.stop(session_id) for session_id in made))
+
+
+async def executes(service: Serving, session: Session, figures: Figures) -> None:
+    """`1+1` over REST and through the engine, in turns, each in a machine of its own."""
+    session_id = await service.new()
+    url, body = f"/v1/sessions/{session_id}/execute", {"code": "1+1"}
+    over_rest: list[float] = []
+    direct: list[float] = []
+    for number in range(EXECUTES + 20):
+        began = time.perf_counter()
+        (await service.client.post(url, json=body)).raise_for_status()
+        middle = time.perf_counter()
+        await session.execute("1+1")
+        ended = time.perf_counter()
+        # The first ones warm both machines up.
+        if number >= 20:
+            over_rest.append(middle - began)
+            direct.append(ended - middle)
+    note("execute", over_rest, figures)
+    figures["engine_round_trip_p50_ms"] = statistics.median(direct) * 1000
+    figures["execute_extra_ms"] = figures["execute_p50_ms"] - figures["engine_round_trip_p50_ms"]
+    await service.stop(session_id)
+
+
+async def transfers(service: Serving, session: Session, figures: Figures) -> None:
+    """90 MB up and down over REST and through the engine's own stream into a file, in turns."""
+    session_id = await service.new()
+    url, params = f"/v1/sessions/{session_id}/files/content", {"path": "data"}
+    content = os.urandom(TRANSFER)
+    times: dict[str, list[float]] = {name: [] for name in ("up", "up_stream", "down", "down_stream")}
+
+    async def clocked(name: str, work: Awaitable[Any]) -> Any:
+        began = time.perf_counter()
+        result = await work
+        times[name].append(time.perf_counter() - began)
+        return result
+
+    for _ in range(TRANSFERS):
+        (await clocked("up", service.client.put(url, params=params, content=content))).raise_for_status()
+        await clocked("up_stream", session.upload(content, "data"))
+        got = await clocked("down", service.client.get(url, params=params))
+        assert got.content == content
+        assert await clocked("down_stream", session.download("data")) == content
+    await service.stop(session_id)
+    for name, values in times.items():
+        figures[f"transfer_{name}_s"] = statistics.median(values)
+    figures["upload_ratio"] = figures["transfer_up_s"] / figures["transfer_up_stream_s"]
+    figures["download_ratio"] = figures["transfer_down_s"] / figures["transfer_down_stream_s"]
+
+
+async def idle(service: Serving, figures: Figures) -> None:
+    """The service's own memory and CPU with idle sessions, and how many of them the host holds."""
+    made: list[str] = []
+    free = available_memory()
+    for count in IDLE_COUNTS:
+        while len(made) < count:
+            made.append(await service.new())
+        await asyncio.sleep(2)
+        began, _ = service.usage()
+        await asyncio.sleep(IDLE_SECONDS)
+        ended, memory = service.usage()
+        figures[f"service_cpu_percent_{count}_idle"] = (ended - began) / IDLE_SECONDS * 100
+        figures[f"service_memory_mb_{count}_idle"] = memory
+    while len(made) < HELD:
+        answer = await service.client.post("/v1/sessions", json={"timeout_seconds": 28_800})
+        if answer.status_code == 503:
+            break
+        answer.raise_for_status()
+        made.append(answer.json()["id"])
+    figures["idle_sessions_held"] = len(made)
+    figures["host_memory_per_session_mb"] = (free - available_memory()) / len(made) / 1e6
+    body = {"code": "print(1)"}
+    answers = [await service.client.post(f"/v1/sessions/{one}/execute", json=body) for one in (made[0], made[-1])]
+    assert all(answer.json()["status"] == "ok" for answer in answers)
+    for start in range(0, len(made), 10):
+        await asyncio.gather(*(service.stop(one) for one in made[start : start + 10]))
+
+
+async def main() -> None:
+    """Measure and tell."""
+    settings = load_settings()
+    template = os.environ.get("BENCH_TEMPLATE", "python-data")
+    async with Engine(settings) as engine:
+        accelerator = Accelerator(engine.accelerator.accelerator)
+        with console.status("measuring the service") as status:
+            await build_template(settings, template, accelerator, status.update)
+            figures = await measure(settings.home, template, engine)
+    table = Table("figure", "measured", "wanted", box=None)
+    wanted = {
+        "create_pool_p50_ms": "< 20",
+        "execute_extra_ms": "<= 3",
+        "upload_ratio": "<= 1.2",
+        "download_ratio": "<= 1.2",
+        "idle_sessions_held": ">= 100",
+    }
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.2f}", wanted.get(name, ""))
+    console.print(table)
+    machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "accelerator": str(accelerator)}
+    document = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "template": template, **machine}
+    RESULTS.write_text(json.dumps({**document, "figures": figures}, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
+    asyncio.run(main())

@@ -1,0 +1,124 @@
+"""What a hostile or unlucky guest or client does stays its own trouble: the service answers others as before."""
+
+import asyncio
+import os
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+from conftest import SECONDS, Api
+
+BOMB = """
+import os
+while True:
+    try: os.fork()
+    except OSError: pass
+"""
+HUNGRY = "held = []\nwhile True: held.append(bytearray(b'x' * 10_000_000))"
+
+
+@pytest.mark.parametrize("code", [BOMB, HUNGRY], ids=["fork bomb", "out of memory"])
+async def test_a_guest_that_exhausts_itself_loses_its_kernel_and_goes_on(
+    api: Api, session_id: str, shared: str, code: str
+) -> None:
+    exhausting = asyncio.create_task(
+        api.client.post(f"/v1/sessions/{session_id}/execute", json={"code": code}, timeout=300)
+    )
+    while not exhausting.done():
+        assert await api.printed(shared, "print(1)") == "1\n"
+    result = exhausting.result().json()
+    assert (result["status"], result["error"]["code"]) == ("kernel_died", "kernel_died")
+    assert (await api.client.post(f"/v1/sessions/{session_id}/restart")).status_code == 204
+    assert await api.printed(session_id, "print('again')") == "again\n"
+
+
+async def test_a_cell_that_prints_without_end_is_ended_by_its_time(api: Api, session_id: str, shared: str) -> None:
+    code = "while True: print('x' * 1000)"
+    printing = asyncio.create_task(api.run(session_id, code, timeout=5))
+    while not printing.done():
+        assert await api.printed(shared, "print(1)") == "1\n"
+    result = await printing
+    assert (result["status"], result["truncated"]) == ("timeout", True)
+    assert len(result["outputs"][0]["text"]) <= 10_000_000
+    await api.client.post(f"/v1/sessions/{session_id}/restart")
+    assert await api.printed(session_id, "print('again')") == "again\n"
+
+
+async def test_a_header_of_a_megabyte_is_refused(api: Api, shared: str) -> None:
+    def send() -> bytes:
+        with socket.create_connection(("127.0.0.1", api.port), timeout=SECONDS) as connection:
+            try:
+                connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 1_000_000 + b"\r\n\r\n")
+            except (BrokenPipeError, ConnectionResetError):
+                # Refused before all of it was sent.
+                return b"HTTP/1.1 4"
+            return connection.recv(10)
+
+    assert (await asyncio.to_thread(send)).startswith(b"HTTP/1.1 4")
+    assert (await api.client.get("/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"POST /v1/sessions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n\r\n{",
+        b"POST /v1/sessions HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+    ids=["no request", "body cut short", "bad chunk"],
+)
+async def test_a_connection_that_breaks_off_leaves_the_service_well(api: Api, sent: bytes) -> None:
+    def break_off() -> None:
+        with socket.create_connection(("127.0.0.1", api.port), timeout=SECONDS) as connection:
+            connection.sendall(sent)
+            # Reset, not closed: the service's next write fails.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    await asyncio.to_thread(break_off)
+    assert (await api.client.get("/readyz")).status_code == 200
+
+
+async def test_a_body_of_json_over_its_limit_is_refused(api: Api) -> None:
+    async def pieces():
+        for _ in range(20):
+            yield b" " * 1024 * 1024
+
+    headers = {"content-type": "application/json"}
+    answer = await api.client.post("/v1/sessions", content=pieces(), headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+
+
+async def test_sessions_come_and_go_and_leave_nothing(api: Api) -> None:
+    async def one() -> None:
+        session_id = await api.new()
+        assert await api.printed(session_id, "print(1)") == "1\n"
+        await api.client.delete(f"/v1/sessions/{session_id}")
+
+    await one()
+    before = footprint(api)
+    rounds = int(os.environ.get("INTERPRETER_TEST_SESSIONS", "40"))
+    for _ in range(rounds // 4):
+        await asyncio.gather(*(one() for _ in range(4)))
+    after = footprint(api)
+    assert after["machines"] == before["machines"]
+    assert after["descriptors"] <= before["descriptors"] + 4
+    assert after["tasks"] <= before["tasks"] + 4
+    assert after["memory"] <= before["memory"] + 30_000_000
+
+
+async def test_without_a_key_web_pages_cannot_call(api: Api) -> None:
+    for headers in ({"Host": "attacker.example"}, {"Origin": "http://attacker.example"}):
+        answer = await api.client.get("/v1/sessions", headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden")
+
+
+def footprint(api: Api) -> dict[str, int]:
+    status = Path("/proc/self/status").read_text()
+    memory = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+    return {
+        "machines": len(list(api.service.settings.machines_home.iterdir())),
+        "descriptors": len(list(Path("/proc/self/fd").iterdir())),
+        "tasks": len(asyncio.all_tasks()),
+        "memory": int(memory.split()[1]) * 1024,
+    }
