@@ -1,6 +1,7 @@
 """An event loop in a thread of its own, for callers that have none."""
 
 import asyncio
+import concurrent.futures
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from typing import Any, Final, TypeVar
@@ -21,13 +22,12 @@ class BackgroundLoop:
         self._thread.start()
 
     def close(self) -> None:
-        """End the loop. Does nothing the second time."""
+        """End the loop; who waits for something in another thread gets CancelledError. Does nothing the second time."""
         if self._loop.is_closed():
             return
+        self.run(_finish())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -39,20 +39,37 @@ class BackgroundLoop:
             work.close()
             closed = self._loop.is_closed()
             raise RuntimeError("the client is closed" if closed else "the client cannot be used in its own callback")
-        ended = threading.Event()
+        # Not run_coroutine_threadsafe: Ctrl-C may come before it returns, and then nothing could cancel the coroutine.
+        outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
+        task: asyncio.Task[T] | None = None
 
-        async def main() -> T:
-            try:
-                return await work
-            finally:
-                ended.set()
+        def begin() -> None:
+            nonlocal task
+            task = self._loop.create_task(work)
+            task.add_done_callback(end)
 
-        future = asyncio.run_coroutine_threadsafe(main(), self._loop)
+        def end(done: asyncio.Task[T]) -> None:
+            if done.cancelled():
+                outcome.cancel()
+                outcome.set_running_or_notify_cancel()
+            elif (error := done.exception()) is not None:
+                outcome.set_exception(error)
+            else:
+                outcome.set_result(done.result())
+
+        def give_up() -> None:
+            if task is not None:
+                task.cancel()
+            else:
+                work.close()
+
         try:
-            return future.result()
+            self._loop.call_soon_threadsafe(begin)
+            return outcome.result()
         except BaseException:
-            if future.cancel():
-                ended.wait(_CANCEL_SECONDS)
+            if not outcome.done():
+                self._loop.call_soon_threadsafe(give_up)
+                concurrent.futures.wait({outcome}, _CANCEL_SECONDS)
             raise
 
     def iterate(self, items: AsyncGenerator[T]) -> Generator[T]:
@@ -67,6 +84,18 @@ class BackgroundLoop:
         finally:
             if not self._loop.is_closed():
                 self.run(_closed(items))
+
+
+async def _finish() -> None:
+    # In the loop's own thread: the one that closes it may have a loop that runs.
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=_CANCEL_SECONDS)
+    loop = asyncio.get_running_loop()
+    await loop.shutdown_asyncgens()
+    await loop.shutdown_default_executor()
 
 
 async def _closed(items: AsyncGenerator[Any]) -> None:
