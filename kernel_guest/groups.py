@@ -1,7 +1,8 @@
 """Control groups: what the user's programs may take together, and a way to end all of a kernel's at once.
 
 All that the user runs is below one group with a limit on memory, so that it and not the agent meets the
-out-of-memory killer, and on processes, so that a fork bomb ends as an error of its own. Each kernel has a group in
+out-of-memory killer, on processes, so that a fork bomb ends as an error of its own, and with one share of the
+processor, so that the agent still gets its own when hundreds of processes want to run. Each kernel has a group in
 there that is killed as a whole: when memory runs out a bomb is gone at once, not process by process.
 (Kernel: Documentation/admin-guide/cgroup-v2.)
 """
@@ -18,6 +19,7 @@ _ROOT = Path("/sys/fs/cgroup")
 _KEPT_MB = 64
 """Memory that the user's programs leave to the agent and the kernel, in MiB."""
 _MAX_PROCESSES = 512
+_CONTROLLERS = "+cpu +memory +pids"
 _REMOVE_SECONDS = 2.0
 
 
@@ -67,9 +69,9 @@ def set_up_groups() -> Path:
     """Mount the groups and make the one that all of the user's are in; returns its folder. Raises OSError."""
     system.mount("cgroup2", str(_ROOT), "cgroup2")
     user = _ROOT / "user"
-    (_ROOT / "cgroup.subtree_control").write_text("+memory +pids", encoding="ascii")
+    (_ROOT / "cgroup.subtree_control").write_text(_CONTROLLERS, encoding="ascii")
     user.mkdir()
-    (user / "cgroup.subtree_control").write_text("+memory +pids", encoding="ascii")
+    (user / "cgroup.subtree_control").write_text(_CONTROLLERS, encoding="ascii")
     pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     (user / "memory.max").write_text(str(pages * size - _KEPT_MB * 1024**2), encoding="ascii")
     (user / "pids.max").write_text(str(_MAX_PROCESSES), encoding="ascii")

@@ -20,11 +20,12 @@ T = TypeVar("T")
 class EventStream(StreamingResponse):
     """Events as they come."""
 
-    media_type = MEDIA_TYPE
+    # No media type of the class: FastAPI would describe the errors of its routes by it too.
 
     def __init__(self, events: AsyncIterator[str], status_code: int = 200) -> None:
         # Proxies must pass each event on at once.
-        super().__init__(events, status_code, {"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(events, status_code, headers, MEDIA_TYPE)
 
 
 def wants_events(request: Request) -> bool:

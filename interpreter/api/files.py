@@ -247,7 +247,13 @@ async def read_text(
     "/archive",
     summary="Download a folder",
     response_class=StreamingResponse,
-    responses={**problems(404, 409), 200: {"content": _BYTES, "description": "The archive, while it is made."}},
+    responses={
+        **problems(404, 409),
+        200: {
+            "content": {media_type: next(iter(_BYTES.values())) for media_type in _MEDIA_TYPES.values()},
+            "description": "The archive, while it is made.",
+        },
+    },
 )
 async def archive(
     caller: CallerOf,

@@ -59,7 +59,7 @@ async def _run_cells(session: Session, request: RunRequest, display: Display) ->
         if left is not None and left <= 0:
             raise ExecutionTimeout(f"the code did not end within {request.timeout:g} s")
         execution = session.execute(
-            cell.code, timeout=left, on_input=_ask if sys.stdin.isatty() and not request.json_lines else None
+            cell.code, timeout=left, on_input=ask if sys.stdin.isatty() and not request.json_lines else None
         )
         async for output in execution:
             display.show(output)
@@ -72,7 +72,8 @@ async def _run_cells(session: Session, request: RunRequest, display: Display) ->
     return 0
 
 
-async def _ask(prompt: str, password: bool) -> str:
+async def ask(prompt: str, password: bool) -> str:
+    """Ask on the terminal, for code that calls ``input()``."""
     # Not input() in a thread: nothing could end that thread when the user presses Ctrl-C.
     loop = asyncio.get_running_loop()
     descriptor = sys.stdin.fileno()

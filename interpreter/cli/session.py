@@ -17,7 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Column, Table
 
 from interpreter.cli.display import Display
-from interpreter.cli.run import _ask as ask_on_terminal  # pyright: ignore[reportPrivateUsage]
+from interpreter.cli.run import ask as ask_on_terminal
 from interpreter.cli.source import Cell, read_cells
 from interpreter.cli.terminal import EXIT_CODE_RAISED, EXIT_TIMEOUT, err, out, print_json, run_command, step
 from interpreter.errors import ConfigurationError, ExecutionTimeout, InterpreterError, ServiceError

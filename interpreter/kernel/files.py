@@ -1,14 +1,15 @@
 """Files in and out of a session, in pieces: none of them is ever in memory as a whole."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from interpreter.errors import GuestMisbehaved, GuestRefused, MachineDied, TransferError
 from interpreter.kernel.control import integer
-from interpreter.kernel.framing import Connect, open_service
+from interpreter.kernel.framing import Connect, FrameStream, open_service
 from interpreter.kernel.paths import check_path, refusal
 
 PIECE: Final = 256 * 1024
@@ -30,7 +31,7 @@ async def put_file(
 ) -> int:
     """Write ``pieces`` to ``path`` in the guest, whole or not at all; returns the size in bytes.
 
-    ``size``, when known, must come out; pieces must not be empty. Raises TransferError with what the
+    ``size``, when known, must come out. Raises TransferError with what the
     guest said, MachineDied.
     """
     check_path(path)
@@ -39,16 +40,9 @@ async def put_file(
             # The guest may refuse at any moment, a full disk for one; then the rest need not be sent.
             answer = asyncio.create_task(stream.answer())
             try:
-                async for piece in pieces:
-                    if answer.done():
-                        break
-                    if size is None:
-                        # Of unknown size: each piece with its length, so that an end is told from a break.
-                        stream.writer.write(len(piece).to_bytes(4, "big"))
-                    stream.writer.write(piece)
-                    await stream.writer.drain()
-                if size is None:
-                    stream.writer.write(bytes(4))
+                # The guest ended the stream while more was sent: why, it has told.
+                with contextlib.suppress(ConnectionError):
+                    await _send(stream, pieces, answer, size)
                 return integer(await answer, "size")
             finally:
                 answer.cancel()
@@ -56,6 +50,24 @@ async def put_file(
         raise refusal(f"{path} could not be written", error) from error
     except OSError as error:
         raise MachineDied(f"the machine ended while {path} was written") from error
+
+
+async def _send(
+    stream: FrameStream, pieces: AsyncIterable[bytes], answer: asyncio.Task[dict[str, Any]], size: int | None
+) -> None:
+    async for piece in pieces:
+        if answer.done():
+            return
+        # An empty piece would be the end.
+        if not piece:
+            continue
+        if size is None:
+            # Of unknown size: each piece with its length, so that an end is told from a break.
+            stream.writer.write(len(piece).to_bytes(4, "big"))
+        stream.writer.write(piece)
+        await stream.writer.drain()
+    if size is None:
+        stream.writer.write(bytes(4))
 
 
 @asynccontextmanager

@@ -185,3 +185,9 @@ async def settled(guest: Guest, folder: str) -> None:
     async with asyncio.timeout(SECONDS):
         while len(list((guest.home / folder).iterdir())) != 1:
             await guest.call("ping")
+
+
+@pytest.mark.parametrize("size", [None, 4], ids=["size unknown", "size known"])
+async def test_empty_pieces_are_not_the_end(guest: Guest, size: int | None) -> None:
+    await put_file(guest.connect, "gaps", pieces_of(b"", b"ab", b"", b"cd", b""), size=size)
+    assert await get(guest, "gaps") == b"abcd"
