@@ -66,6 +66,7 @@ lock: setup ## Resolve requirements.lock anew
 	@$(BIN)/python -m pip install --quiet "pip-tools>=7.4"
 	@$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links \
 		--no-emit-trusted-host --no-header --extra dev --extra guest --output-file requirements.lock pyproject.toml
+	@sed -i '1i # Names, versions and hashes of everything that `make setup` installs; made by `make lock`.' requirements.lock
 
 clean: ## Remove what the build tools made (not INTERPRETER_HOME)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
