@@ -19,18 +19,19 @@ HUNGRY = "held = []\nwhile True: held.append(bytearray(b'x' * 10_000_000))"
 
 
 @pytest.mark.parametrize("code", [BOMB, HUNGRY], ids=["fork bomb", "out of memory"])
-async def test_a_guest_that_exhausts_itself_loses_its_kernel_and_goes_on(
+async def test_a_guest_that_exhausts_itself_loses_its_kernel_at_most(
     api: Api, session_id: str, shared: str, code: str
 ) -> None:
-    exhausting = asyncio.create_task(
-        api.client.post(f"/v1/sessions/{session_id}/execute", json={"code": code}, timeout=300)
-    )
+    url, body = f"/v1/sessions/{session_id}/execute", {"code": code, "timeout": 15}
+    exhausting = asyncio.create_task(api.client.post(url, json=body, timeout=300))
     while not exhausting.done():
         assert await api.printed(shared, "print(1)") == "1\n"
-    result = exhausting.result().json()
-    assert (result["status"], result["error"]["code"]) == ("kernel_died", "kernel_died")
+    assert exhausting.result().json()["status"] in {"kernel_died", "timeout"}
+    # The agent has memory and a share of the processor of its own: it ends all that the code has started.
     assert (await api.client.post(f"/v1/sessions/{session_id}/restart")).status_code == 204
     assert await api.printed(session_id, "print('again')") == "again\n"
+    left = await api.client.post(f"/v1/sessions/{session_id}/commands", json={"command": "ls -d /proc/[0-9]* | wc -l"})
+    assert int(left.json()["stdout"]) < 100
 
 
 async def test_a_cell_that_prints_without_end_is_ended_by_its_time(api: Api, session_id: str, shared: str) -> None:
