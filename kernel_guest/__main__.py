@@ -60,7 +60,7 @@ def bring_up() -> None:
 
 
 async def serve(doorbell: Doorbell) -> None:
-    """Start the kernel, warm everything, tell the host, and serve it for ever."""
+    """Start the kernel, warm everything, tell the host, and serve it as long as it is there."""
     reaper = Reaper()
     reaper.start()
     zygote = Zygote(reaper, Path("/etc/interpreter/warmup.py"), drop=True, environment=_ENVIRONMENT)
@@ -77,7 +77,7 @@ async def serve(doorbell: Doorbell) -> None:
     link = HostLink(agent, doorbell)
     doorbell.on_ring({MEET: link.meet, PART: link.part})
     doorbell.tell("ready")
-    await asyncio.Event().wait()
+    await agent.watch_host()
 
 
 def main() -> None:

@@ -81,6 +81,9 @@ class Agent:
         self._commands = Group.make(places.groups, "commands", whole=False)
         self._streams: set[asyncio.Task[None]] = set()
         self._control: asyncio.StreamWriter | None = None
+        self._renewals = asyncio.Event()
+        self._heard = time.monotonic()
+        self._orphaned_after: float | None = None
         self.renewed = False
 
     @property
@@ -98,6 +101,18 @@ class Agent:
     async def prepare_clones(self) -> None:
         """Do ahead what every clone would have to do first."""
         await self._contexts[MAIN].prepare_clones(self._zmq)
+
+    async def watch_host(self) -> None:
+        """End the machine when the host said that it would call again and again, and does not any more."""
+        while True:
+            await self._renewals.wait()
+            self._renewals.clear()
+            while self._orphaned_after is not None:
+                left = self._heard + self._orphaned_after - time.monotonic()
+                if left <= 0:
+                    self._host.power_off()
+                    return
+                await asyncio.sleep(left)
 
     async def stop(self) -> None:
         """End all kernels."""
@@ -119,6 +134,7 @@ class Agent:
         try:
             while data := await reader.read(_READ):
                 for frame in decoder.feed(data):
+                    self._heard = time.monotonic()
                     task = asyncio.create_task(self._answer(writer, frame))
                     calls.add(task)
                     task.add_done_callback(calls.discard)
@@ -292,6 +308,8 @@ class Agent:
     async def _renew(self, call: dict[str, Any]) -> dict[str, Any]:
         try:
             identity = KernelIdentity(call["key"], call["session"], dict(call["env"]))
+            orphaned_after = call.get("orphaned_after")
+            self._orphaned_after = float(orphaned_after) if orphaned_after else None
             self._host.renew(call)
         except (KeyError, TypeError, ValueError) as error:
             raise Refused("bad_request", f"renew lacks something: {error!r}") from error
@@ -299,6 +317,7 @@ class Agent:
         for context in self._contexts.values():
             await context.renew(identity)
         self.renewed = True
+        self._renewals.set()
         return {"clock_ns": time.time_ns()}
 
     async def _open_context(self, name: str) -> int:

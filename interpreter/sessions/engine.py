@@ -23,6 +23,9 @@ log = structlog.get_logger(__name__)
 
 DEFAULT_TEMPLATE = "python-data"
 
+_ORPHANED_SECONDS = 1800.0
+"""How long a machine at least waits for its service to come back."""
+
 OnEnd = Callable[[InterpreterError], None]
 
 
@@ -87,7 +90,9 @@ class Engine:
         """
         loaded = await self.load(template)
         session_id = session_id or str(uuid.uuid4())
-        renewal = Renewal(hostname=f"session-{session_id[:8]}", environment=environment or {})
+        # Health checks are calls: a guest that hears none of many has no service any more.
+        orphaned_after = None if place is None else max(self.settings.health_interval * 10, _ORPHANED_SECONDS)
+        renewal = Renewal(f"session-{session_id[:8]}", environment or {}, orphaned_after=orphaned_after)
         events = _Events(on_end)
         guest = restore_guest(self.settings, loaded, renewal, events.listeners, place)
         async with self._hold(session_id, template, guest, renewal, events) as session:
@@ -108,7 +113,8 @@ class Engine:
 
         Raises MachineDied, GuestUnresponsive.
         """
-        renewal = Renewal(hostname=f"session-{session_id[:8]}", environment=environment)
+        orphaned_after = max(self.settings.health_interval * 10, _ORPHANED_SECONDS)
+        renewal = Renewal(f"session-{session_id[:8]}", environment, orphaned_after=orphaned_after)
         events = _Events(on_end)
         guest = take_over_guest(self.settings, pid, place, renewal, events.listeners)
         async with self._hold(session_id, template, guest, renewal, events) as session:

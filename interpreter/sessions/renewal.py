@@ -21,13 +21,18 @@ CLOCK_TOLERANCE_NS: Final = 40_000_000
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """One clone's identity. ``key`` signs Jupyter messages; ``session`` is the kernel's Jupyter session."""
+    """One clone's identity. ``key`` signs Jupyter messages; ``session`` is the kernel's Jupyter session.
+
+    ``orphaned_after``: seconds without a call after which the guest ends its machine; None when the machine ends with
+    the host's process anyway.
+    """
 
     hostname: str
     environment: dict[str, str] = field(default_factory=dict[str, str])
     machine_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     key: bytes = field(default_factory=lambda: secrets.token_hex(32).encode(), repr=False)
     session: str = field(default_factory=lambda: uuid.uuid4().hex)
+    orphaned_after: float | None = None
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of the agent's ``renew``; the entropy and the time are those of this moment."""
@@ -39,4 +44,5 @@ class Renewal:
             "key": self.key,
             "session": self.session,
             "env": self.environment,
+            "orphaned_after": self.orphaned_after,
         }

@@ -26,10 +26,17 @@ _ROOT = Path(__file__).parents[2]
 class Guest:
     """One agent: its control stream, what it told, and a way to connect to it."""
 
-    def __init__(self, folder: Path, control: AgentControl, events: "asyncio.Queue[Event]") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        control: AgentControl,
+        events: "asyncio.Queue[Event]",
+        ended: "asyncio.Future[InterpreterError]",
+    ) -> None:
         self.home = folder / "home"
         self.control = control
         self.events = events
+        self.ended = ended
         self.renewal = Renewal("guest")
         self._socket = folder / "agent.sock"
 
@@ -43,6 +50,11 @@ class Guest:
         self.renewal = Renewal("guest", environment)
         await self.call("renew", **self.renewal.arguments())
         return self.renewal
+
+    async def end(self) -> InterpreterError:
+        """Wait until the control stream ends; returns why."""
+        async with asyncio.timeout(SECONDS):
+            return await asyncio.shield(self.ended)
 
     async def event(self, name: str) -> Event:
         """The next event of that name."""
@@ -114,9 +126,9 @@ async def start_guest() -> AsyncGenerator[Guest]:
         try:
             await _either(dialled, process, folder / "log")
             events: asyncio.Queue[Event] = asyncio.Queue()
-            ends: list[InterpreterError] = []
-            async with serve_control(*dialled.result(), events.put_nowait, ends.append) as control:
-                yield Guest(folder, control, events)
+            ended: asyncio.Future[InterpreterError] = asyncio.get_running_loop().create_future()
+            async with serve_control(*dialled.result(), events.put_nowait, ended.set_result) as control:
+                yield Guest(folder, control, events, ended)
             async with asyncio.timeout(SECONDS):
                 await process.wait()
             complaints = (folder / "log").read_text()

@@ -6,6 +6,7 @@ unix socket in the folder given in place of vsock. It ends, with all that it sta
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -28,7 +29,8 @@ class StandIn:
         return clock_ns
 
     def power_off(self) -> None:
-        raise OSError("there is no machine to end")
+        # As the machine's end would: the control stream ends with the agent.
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def listen(agent: Agent, listener: socket.socket) -> None:
@@ -55,9 +57,12 @@ async def main(folder: Path) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as listener:
             listener.bind(str(folder / "agent.sock"))
             listener.listen()
-            listening = asyncio.create_task(listen(agent, listener))
-            await agent.control(*await asyncio.open_unix_connection(folder / "control.sock"))
-            listening.cancel()
+            tasks = [asyncio.create_task(work) for work in (listen(agent, listener), agent.watch_host())]
+            control = asyncio.create_task(agent.control(*await asyncio.open_unix_connection(folder / "control.sock")))
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, control.cancel)
+            await asyncio.wait({control})
+            for task in tasks:
+                task.cancel()
     finally:
         await agent.stop()
         zygote.close()

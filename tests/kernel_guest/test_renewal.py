@@ -134,3 +134,18 @@ async def test_files_pass_after_the_renewal(guest: Guest) -> None:
     await guest.renew()
     assert await put_file(guest.connect, "file", pieces(), size=7) == 7
     assert (guest.home / "file").read_bytes() == b"content"
+
+
+async def test_a_guest_that_hears_nothing_more_ends_its_machine(fresh_guest: Guest) -> None:
+    arguments = {**fresh_guest.renewal.arguments(), "orphaned_after": 0.5}
+    await fresh_guest.call("renew", **arguments)
+    for _ in range(3):
+        # Each call is a sign of life.
+        await fresh_guest.call("ping")
+    await fresh_guest.end()
+
+
+async def test_a_call_ends_the_machine(fresh_guest: Guest) -> None:
+    await fresh_guest.renew()
+    await fresh_guest.call("power_off")
+    await fresh_guest.end()
