@@ -51,6 +51,7 @@ _MULTIPART: Final[dict[str, Any]] = {
 _MEDIA_TYPES: Final = {"tar.gz": "application/gzip", "tar": "application/x-tar", "zip": "application/zip"}
 _MAX_FILES: Final = 1000
 _TEXT_LIMIT: Final = 1_000_000
+_WRITE: Final = 128 * 1024
 
 
 class EntryView(BaseModel):
@@ -163,7 +164,8 @@ async def upload(
     with live.use() as session:
         await _check_free(session, path, overwrite=overwrite)
         length = request.headers.get("content-length")
-        size = await session.upload_stream(request.stream(), path, size=int(length) if length else None, mode=mode)
+        size = int(length) if length else None
+        size = await session.upload_stream(_gathered(request.stream()), path, size=size, mode=mode)
     return Uploaded(path=path, size=size)
 
 
@@ -317,6 +319,18 @@ def _target(folder: str, name: str) -> str:
     return check_path(name if folder == "." else f"{folder.rstrip('/')}/{name}")
 
 
+async def _gathered(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
+    # Fewer, larger pieces: each costs a walk through all layers of the server, or of the guest.
+    gathered = bytearray()
+    async for piece in pieces:
+        gathered += piece
+        if len(gathered) >= _WRITE:
+            yield bytes(gathered)
+            gathered.clear()
+    if gathered:
+        yield bytes(gathered)
+
+
 async def _pieces_of(file: UploadFile) -> AsyncGenerator[bytes]:
     while piece := await file.read(PIECE):
         yield piece
@@ -324,7 +338,7 @@ async def _pieces_of(file: UploadFile) -> AsyncGenerator[bytes]:
 
 async def _closing(pieces: AsyncIterable[bytes], stack: AsyncExitStack) -> AsyncGenerator[bytes]:
     async with stack:
-        async for piece in pieces:
+        async for piece in _gathered(pieces):
             yield piece
 
 

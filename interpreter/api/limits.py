@@ -49,7 +49,7 @@ class BodyLimitMiddleware:
         return self._upload_limit if "/files/" in path else _JSON_LIMIT
 
     def _refuse(self, limit: int) -> ASGIApp:
-        return answer(413, "too_large", _message(limit), hint="Send it in parts, or through object storage")
+        return answer(413, "too_large", _message(limit), hint="Send it in parts")
 
 
 def _message(limit: int) -> str:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from interpreter.errors import Busy, InterpreterError
+from interpreter.errors import Busy, InterpreterError, TransferError
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +73,9 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, InterpreterError)  # noqa: S101  (it is registered for these)
         status = STATUSES.get(error.code, 500)
         if status >= 500:
-            log.warning("request failed", code=error.code, error=str(error))
+            # Not a message that names a user's file.
+            told = error.code if isinstance(error, TransferError) else str(error)
+            log.warning("request failed", code=error.code, error=told)
         headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else {}
         return answer(status, error.code, error.message, error.hint, headers)
 
@@ -85,7 +87,8 @@ def install(app: FastAPI) -> None:
     async def http(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)  # noqa: S101
         code = _CODES.get(error.status_code) or HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-        return answer(error.status_code, code, str(error.detail), None, dict(error.headers or {}))
+        hint = "Send it in parts" if error.status_code == 413 else None
+        return answer(error.status_code, code, str(error.detail), hint, dict(error.headers or {}))
 
     async def gone(_: Request, __: Exception) -> JSONResponse:
         return answer(400, "bad_request", "the request's body ended before it was whole", "Send it again")

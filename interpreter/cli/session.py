@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Column, Table
@@ -98,7 +99,8 @@ def show(session_id: IdArgument, json_output: JsonOption = False) -> None:
             ("template", f"{info.template}, {info.cpus} vCPU, {info.memory_mb} MB"),
             ("state", _state(info)),
             ("created", _time(info.created_at)),
-            ("expires", f"{_time(info.expires_at)} ({info.timeout_seconds} s, {info.timeout_mode})"),
+            ("timeout", f"{info.timeout_seconds} s ({info.timeout_mode})"),
+            ("expires", _time(info.expires_at)),
             ("stopped", _time(info.stopped_at)),
             ("network", info.network_mode),
             ("variables", ", ".join(info.env)),
@@ -394,7 +396,8 @@ def _print_rows(*rows: tuple[str, str]) -> None:
 
 def _print_table(table: Table) -> None:
     # What reads a pipe has no width to which lines could be cut.
-    out.print(table, width=None if out.is_terminal else _WIDE)
+    wide = out if out.is_terminal else Console(file=sys.stdout, highlight=False, width=_WIDE)
+    wide.print(table)
 
 
 def _state(info: "SessionInfo") -> str:

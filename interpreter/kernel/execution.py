@@ -154,7 +154,7 @@ class Execution:
         return Result(status=status, execution_count=count if isinstance(count, int) else None, outputs=self._outputs)
 
     async def _out_of_time(self, inbox: Inbox) -> ExecutionTimeout:
-        what = f"the code did not end within {self._timeout:g} s"
+        what = f"the code did not end within {round(self._timeout or 0, 3):g} s"
         try:
             async with asyncio.timeout(self._interrupt_grace):
                 await self._control.interrupt()

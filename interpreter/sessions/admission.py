@@ -130,12 +130,12 @@ class Admission:
         self.check_accepting()
         if self._tenants[tenant] >= settings.max_sessions_per_tenant:
             raise TenantLimit(
-                f"you have {self._tenants[tenant]} sessions, as many as you may have",
+                f"you have as many sessions as you may have: {self._tenants[tenant]}",
                 hint="Stop one, or wait until one's time is up",
                 retry_after=_RETRY_SECONDS,
             )
         if self._tenants.total() >= settings.max_sessions:
-            return f"there are {self._tenants.total()} sessions, the most that this service holds"
+            return f"this service holds {settings.max_sessions} at most"
         if self._cpus + cpus > self._max_cpus:
             return f"{self._cpus} vCPUs are taken of {self._max_cpus}"
         each = settings.session_memory_mb * MIB

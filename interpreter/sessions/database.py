@@ -31,6 +31,8 @@ CREATE TABLE usage (
     session_id TEXT NOT NULL REFERENCES sessions (id) ON DELETE CASCADE, second INTEGER NOT NULL,
     seconds INTEGER NOT NULL, cpu_ns INTEGER NOT NULL,
     memory_bytes INTEGER NOT NULL, memory_byte_seconds INTEGER NOT NULL,
+    -- With the least that a second is billed for, whatever was used.
+    billed_byte_seconds INTEGER NOT NULL,
     PRIMARY KEY (session_id, second)
 ) STRICT, WITHOUT ROWID;
 """

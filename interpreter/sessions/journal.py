@@ -44,8 +44,9 @@ class Journal:
             self.truncated = True
             text = event.get("text")
             if isinstance(text, str) and left > _EVENT_BYTES:
-                # As characters: no more than that many bytes, and never half a character.
-                self._events.append({**event, "text": text[: max((left - _EVENT_BYTES) // 4, 0)]})
+                # Never half a character.
+                kept = text.encode("utf-8", "replace")[: left - _EVENT_BYTES].decode("utf-8", "ignore")
+                self._events.append({**event, "text": kept})
             event = {"type": "truncated", "limit_bytes": self._limit}
         self._size += size
         self.add(event)

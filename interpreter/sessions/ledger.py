@@ -9,6 +9,7 @@ over are put together to one a minute.
 import asyncio
 import sqlite3
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
@@ -21,8 +22,12 @@ log = structlog.get_logger(__name__)
 
 _COMPACT = """
 INSERT INTO usage SELECT session_id, -(second / 60), sum(seconds), sum(cpu_ns), max(memory_bytes),
-    sum(memory_byte_seconds) FROM usage WHERE session_id = :id GROUP BY second / 60
+    sum(memory_byte_seconds), sum(billed_byte_seconds) FROM usage WHERE session_id = :id GROUP BY second / 60
 """
+
+
+MINIMUM_BYTES: Final = 128 * 1024 * 1024
+"""Memory that each second is billed for at least; and one second is the least that a session is billed for."""
 
 
 @dataclass(slots=True)
@@ -142,9 +147,13 @@ def _rows_of(session_id: str, account: _Account, reading: Reading | None, now: i
 
 def _write(connection: sqlite3.Connection, rows: list[Row]) -> None:
     connection.executemany(
-        "INSERT OR IGNORE INTO usage VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT OR IGNORE INTO usage VALUES (?, ?, ?, ?, ?, ?, ?)",
         [
-            (row.session_id, row.second, row.seconds, row.cpu_ns, row.memory_bytes, row.memory_bytes * row.seconds)
+            (
+                *(row.session_id, row.second, row.seconds, row.cpu_ns),
+                *(row.memory_bytes, row.memory_bytes * row.seconds),
+                max(row.memory_bytes, MINIMUM_BYTES) * row.seconds,
+            )
             for row in rows
         ],
     )

@@ -70,7 +70,7 @@ class Sessions:
         """
         template = wanted.template or self.settings.default_template
         loaded = await self.engine.load(template)
-        _check_size(wanted, loaded.spec.cpus, loaded.spec.memory_mb, template)
+        _check(wanted, loaded.spec.cpus, loaded.spec.memory_mb, template)
         async with self.admission.ticket(tenant, loaded.spec.cpus) as ticket:
             now = self._clock.now()
             record = SessionRecord(
@@ -212,8 +212,6 @@ class Sessions:
             await self._end(largest, State.FAILED, Reason.OUT_OF_MEMORY, message)
 
     async def _machine(self, record: SessionRecord) -> HeldSession:
-        if record.network_mode is not NetworkMode.SANDBOX:
-            raise InvalidRequest("network mode PUBLIC is not there yet", hint="Use SANDBOX")
         held = self.pool.take(record.template)
         if held is None:
             return await restore(self.engine, self.places, record.template, session_id=record.id, env=record.env)
@@ -349,7 +347,9 @@ async def open_sessions(settings: Settings, engine: Engine, store: Store, clock:
         await sessions.pool.close()
 
 
-def _check_size(wanted: NewSession, cpus: int, memory_mb: int, template: str) -> None:
+def _check(wanted: NewSession, cpus: int, memory_mb: int, template: str) -> None:
+    if wanted.network_mode is not NetworkMode.SANDBOX:
+        raise InvalidRequest("network mode PUBLIC is not there yet", hint="Use SANDBOX")
     # A snapshot has its size: what is restored from it cannot have another one.
     for name, asked, has in (("cpus", wanted.cpus, cpus), ("memory_mb", wanted.memory_mb, memory_mb)):
         if asked is not None and asked != has:

@@ -119,13 +119,13 @@ class Store:
 
     async def lose_executions(self, now: float) -> None:
         """Mark what ran when the service was killed: its outputs are lost."""
-        lost = json.dumps({"status": "lost", "outputs": []})
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute(
-                "UPDATE executions SET record = json_set(record, '$.state', 'done', '$.ended_at', ?,"
-                " '$.result', json(?)) WHERE json_extract(record, '$.state') != 'done'",
-                (now, lost),
+                "UPDATE executions SET record = json_set(record, '$.state', 'done', '$.ended_at', ?, '$.result',"
+                " json_object('execution_id', id, 'context_id', json_extract(record, '$.context'), 'status', 'lost',"
+                " 'outputs', json_array())) WHERE json_extract(record, '$.state') != 'done'",
+                (now,),
             )
 
         await self.database.run(write)

@@ -9,12 +9,10 @@ from pydantic import BaseModel, ConfigDict
 
 from interpreter.sessions.database import Database
 
-MINIMUM_BYTES: Final = 128 * 1024 * 1024
-"""Memory that each second is billed for at least, and one second is the least that a session is billed for."""
 _SUMS: Final = (
     "sum(usage.seconds) AS seconds, sum(usage.cpu_ns) AS cpu_ns, max(usage.memory_bytes) AS peak,"
     " sum(usage.memory_byte_seconds) AS held,"
-    " sum(max(usage.memory_byte_seconds, usage.seconds * :minimum)) AS billed"
+    " sum(usage.billed_byte_seconds) AS billed"
 )
 
 
@@ -77,7 +75,7 @@ class UsageReader:
         def read(connection: sqlite3.Connection) -> Usage:
             row = connection.execute(
                 f"SELECT {_SUMS} FROM usage WHERE session_id = :id",  # noqa: S608  (a constant)
-                {"id": session_id, "minimum": MINIMUM_BYTES},
+                {"id": session_id},
             ).fetchone()
             return Usage.model_validate(self._figures(row))
 
@@ -116,7 +114,7 @@ class UsageReader:
                 f"SELECT {column} AS label, count(DISTINCT session_id) AS sessions, {_SUMS}"  # noqa: S608  (constants)
                 " FROM usage JOIN sessions ON sessions.id = session_id WHERE second >= :start AND second < :end"
                 " AND (:tenant IS NULL OR sessions.tenant = :tenant) GROUP BY label ORDER BY label",
-                {"start": start, "end": end, "tenant": tenant, "minimum": MINIMUM_BYTES},
+                {"start": start, "end": end, "tenant": tenant},
             )
             return [
                 UsageGroup.model_validate({"group": row["label"], "sessions": row["sessions"], **self._figures(row)})

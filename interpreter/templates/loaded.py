@@ -39,8 +39,9 @@ async def load_template(
     Raises TemplateNotFound, SnapshotDamaged, DiskFull, and what making a snapshot raises.
     """
     store = TemplateStore(settings.templates_home)
-    built = store.find(name)
-    async with store.lock(built.manifest.name):
+    async with store.lock(store.find(name).manifest.name):
+        # Again under the lock: meanwhile another build may have taken the name.
+        built = store.find(name)
         snapshot = await ensure_snapshot(settings, built, accelerator, progress)
         with contextlib.ExitStack() as stack:
             # Opened before they are checked and while the lock is held: what is used is what was checked.

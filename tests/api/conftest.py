@@ -64,7 +64,7 @@ async def serve(settings: Settings, clock: Clock | None = None) -> AsyncGenerato
         config = uvicorn.Config(create_app(service), lifespan="off", log_config=None, timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
-        with socket.socket() as listener:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
             listener.bind(("127.0.0.1", 0))
             port = listener.getsockname()[1]
             serving = asyncio.create_task(server.serve([listener]))

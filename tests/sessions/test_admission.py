@@ -36,7 +36,7 @@ async def test_a_tenant_at_its_limit_is_refused_at_once_and_others_are_not() -> 
 @pytest.mark.parametrize(
     ("limits", "said"),
     [
-        ({"max_sessions": 1}, "1 sessions"),
+        ({"max_sessions": 1}, "holds 1 at most"),
         ({"max_cpus": 1}, "vCPUs"),
         ({"memory": 300 * MIB, "memory_reserve_mb": 100, "session_memory_mb": 150, "growth": 100 * MIB}, "memory"),
     ],

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from interpreter.errors import HostError
 from interpreter.sessions.database import Database, open_database
-from interpreter.sessions.ledger import Ledger
+from interpreter.sessions.ledger import MINIMUM_BYTES, Ledger
 from interpreter.sessions.meter import Meter, Reading
 from interpreter.sessions.records import SessionRecord, State
 from interpreter.sessions.store import Page, Store
-from interpreter.sessions.usage import MINIMUM_BYTES, GroupBy, Rates, UsageReader
+from interpreter.sessions.usage import GroupBy, Rates, UsageReader
 
 
 class Counter(Meter):
@@ -125,6 +125,7 @@ def test_putting_rows_together_keeps_the_sums(steps: list[tuple[float, int, int]
                 after = await UsageReader(database, Rates(1, 1)).total("s")
                 # Closing counts the running second too; no processor time is lost or made.
                 assert after.seconds == max(before.seconds, 1)
+                assert before.seconds == 0 or after.cost == pytest.approx(before.cost, abs=(cpu / 1e9 + 1) / 3600)
                 assert round(after.cpu_seconds * 1e9) == cpu
                 assert after.memory_peak_bytes >= before.memory_peak_bytes
                 series = await UsageReader(database, Rates(1, 1)).series("s", 0, 2**40)
