@@ -51,7 +51,7 @@ _MULTIPART: Final[dict[str, Any]] = {
 _MEDIA_TYPES: Final = {"tar.gz": "application/gzip", "tar": "application/x-tar", "zip": "application/zip"}
 _MAX_FILES: Final = 1000
 _TEXT_LIMIT: Final = 1_000_000
-_WRITE: Final = 128 * 1024
+_WRITE: Final = 256 * 1024
 
 
 class EntryView(BaseModel):
@@ -165,7 +165,7 @@ async def upload(
         await _check_free(session, path, overwrite=overwrite)
         length = request.headers.get("content-length")
         size = int(length) if length else None
-        size = await session.upload_stream(_gathered(request.stream()), path, size=size, mode=mode)
+        size = await session.upload_stream(request.stream(), path, size=size, mode=mode)
     return Uploaded(path=path, size=size)
 
 

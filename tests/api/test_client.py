@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from conftest import SECONDS, Api
+from served import SECONDS, Api
 
 from interpreter.client import AsyncClient, AsyncSession, Client, Event
 from interpreter.errors import (

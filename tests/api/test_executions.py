@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import SECONDS, Api
+from served import SECONDS, Api
 
 EVENTS = {"Accept": "text/event-stream"}
 

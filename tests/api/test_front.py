@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Api, own_home, serve
+from served import Api, own_home, serve
 
 from interpreter import Engine, Settings
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SECONDS, Api, own_home, serve
 from manual_clock import ManualClock
+from served import SECONDS, Api, own_home, serve
 
 from interpreter import Engine, Settings
 from interpreter.sessions import service as service_module

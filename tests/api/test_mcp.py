@@ -14,7 +14,6 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import SECONDS, Api, own_home
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
@@ -23,6 +22,7 @@ from mcp_service import serve_with_mcp
 from mcp_types import CallToolResult
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from pydantic import SecretStr
+from served import SECONDS, Api, own_home
 
 from interpreter import Settings
 from interpreter.mcp.sandbox import REPLACED

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import Api
 from mcp_service import serve_with_mcp
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from served import Api
 
 from interpreter import Settings
 

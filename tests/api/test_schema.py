@@ -4,7 +4,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from conftest import own_home, serve
+from served import own_home, serve
 
 from interpreter import Engine, Settings
 

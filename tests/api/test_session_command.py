@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SECONDS, Api
+from served import SECONDS, Api
 
 HIDDEN = {"INTERPRETER_API_KEY", "FORCE_COLOR"}
 

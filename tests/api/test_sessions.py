@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from conftest import Api
+from served import Api
 
 
 async def test_a_session_runs_when_it_is_answered(api: Api, session_id: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from conftest import SECONDS, own_home
+from served import SECONDS, own_home
 
 from interpreter import Engine, Settings
 

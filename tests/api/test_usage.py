@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Api
+from served import Api
 
 from interpreter.sessions.clock import SystemClock
 

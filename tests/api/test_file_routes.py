@@ -9,7 +9,7 @@ import tarfile
 import zipfile
 
 import pytest
-from conftest import Api
+from served import Api
 
 
 def at(session_id: str, route: str = "") -> str:

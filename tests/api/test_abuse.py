@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from conftest import SECONDS, Api
+from served import SECONDS, Api
 
 BOMB = """
 import os
