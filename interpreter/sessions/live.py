@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Generator
 from typing import Final
 
-from interpreter.errors import Conflict, InterpreterError
+from interpreter.errors import Conflict, HostError, InterpreterError
 from interpreter.sessions.admission import Ticket
 from interpreter.sessions.clock import Clock
 from interpreter.sessions.commands import Commands
@@ -100,7 +100,9 @@ class LiveSession:
                 return error
             if self.record.last_used_at != saved:
                 saved = self.record.last_used_at
-                await self._store.save(self.record)
+                # Without room in the database the session is no less well; the next change writes it.
+                with contextlib.suppress(HostError):
+                    await self._store.save(self.record)
 
     async def cause_of_end(self, error: InterpreterError) -> tuple[Reason, str]:
         """Why it ended by itself, and in words. ``error`` is what was noticed first: the machine may know better."""

@@ -337,6 +337,8 @@ async def open_sessions(settings: Settings, engine: Engine, store: Store, clock:
     sessions = Sessions(settings, engine, store, ledger, clock)
     await sessions.take_back()
     background = [asyncio.create_task(work) for work in (ledger.run(), sessions.pool.run(), sessions.guard_memory())]
+    for task in background:
+        task.add_done_callback(_tell_failure)
     try:
         yield sessions
     finally:
@@ -345,6 +347,11 @@ async def open_sessions(settings: Settings, engine: Engine, store: Store, clock:
             task.cancel()
         await asyncio.wait(background)
         await sessions.pool.close()
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("work in the background ended", exc_info=error)
 
 
 def _check(wanted: NewSession, cpus: int, memory_mb: int, template: str) -> None:
