@@ -69,6 +69,8 @@ def _config(app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         lifespan="off",
+        # The parser that bounds a request's head; the faster one would take one of any length into memory.
+        http="h11",
         log_config=None,
         access_log=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,

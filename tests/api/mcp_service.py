@@ -33,7 +33,9 @@ async def serve_with_mcp(service: Service) -> AsyncGenerator[str]:
 async def _serve(service: Service, listener: socket.socket, ending: asyncio.Event) -> None:
     app = create_app(service)
     async with mount_mcp(app):
-        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
+        server = uvicorn.Server(
+            uvicorn.Config(app, lifespan="off", http="h11", log_config=None, timeout_graceful_shutdown=1)
+        )
         server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
         serving = asyncio.create_task(server.serve([listener]))
         await ending.wait()

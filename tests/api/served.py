@@ -60,7 +60,9 @@ def own_home(settings: Settings, folder: Path) -> Path:
 @asynccontextmanager
 async def serve(settings: Settings, clock: Clock | None = None) -> AsyncGenerator[Api]:
     async with open_service(settings, clock) as service:
-        config = uvicorn.Config(create_app(service), lifespan="off", log_config=None, timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            create_app(service), lifespan="off", http="h11", log_config=None, timeout_graceful_shutdown=1
+        )
         server = uvicorn.Server(config)
         server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:

@@ -77,7 +77,7 @@ async def test_a_session_from_its_start_to_its_end(command: Command) -> None:
     assert code == 0
     assert any(session_id in line and "[bold]x" in line for line in out.splitlines())
     code, out, _ = await command("show", session_id)
-    assert "100 s, idle" in out
+    assert "100 s (idle)" in out
     code, _, err = await command("stop", "nothing", session_id)
     assert (code, session_id in err, "there is no session 'nothing'" in err) == (3, True, True)
     (shown,) = await command.json("show", session_id)
