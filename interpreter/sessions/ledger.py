@@ -89,8 +89,9 @@ class Ledger:
         if account is None:
             return
         reading = await asyncio.to_thread(account.meter.read)
-        # A session that was shorter than a second counts as one.
-        rows = _rows_of(session_id, account, reading, max(int(self._clock.now()), account.second + account.is_new))
+        # A session that was shorter than a second counts as one; what came after the last full second joins its row.
+        end = max(int(self._clock.now()), account.second + account.is_new)
+        rows = _rows_of(session_id, account, reading, end, least=0)
 
         def write(connection: sqlite3.Connection) -> None:
             _write(connection, rows)
@@ -131,13 +132,13 @@ class Ledger:
                 log.warning("usage could not be written", error=str(error))
 
 
-def _rows_of(session_id: str, account: _Account, reading: Reading | None, now: int) -> list[Row]:
-    """The row that is due, and the account brought up to it."""
+def _rows_of(session_id: str, account: _Account, reading: Reading | None, now: int, least: int = 1) -> list[Row]:
+    """The row that is due when ``least`` seconds have passed, and the account brought up to it."""
     if reading is None:
         return []
     account.peak_bytes = max(account.peak_bytes, reading.memory_bytes)
     seconds = now - account.second
-    if seconds <= 0:
+    if seconds < least:
         return []
     row = Row(session_id, now, seconds, max(reading.cpu_ns - account.cpu_ns, 0), account.peak_bytes)
     account.cpu_ns, account.second, account.peak_bytes = reading.cpu_ns, now, reading.memory_bytes
@@ -147,7 +148,9 @@ def _rows_of(session_id: str, account: _Account, reading: Reading | None, now: i
 
 def _write(connection: sqlite3.Connection, rows: list[Row]) -> None:
     connection.executemany(
-        "INSERT OR IGNORE INTO usage VALUES (?, ?, ?, ?, ?, ?, ?)",
+        # Only a row without a second of its own may meet another one.
+        "INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET cpu_ns = cpu_ns + excluded.cpu_ns,"
+        " memory_bytes = max(memory_bytes, excluded.memory_bytes) WHERE excluded.seconds = 0",
         [
             (
                 *(row.session_id, row.second, row.seconds, row.cpu_ns),

@@ -42,6 +42,14 @@ def descendants(pid: int | None = None) -> set[int]:
     return children
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Generator[None]:
+    """Each test leaves no process that was not there before; another test's service may have some."""
+    before = descendants()
+    yield
+    assert descendants() - before == set()
+
+
 def open_descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
@@ -59,7 +67,6 @@ async def test_a_machine_that_ends_in_the_middle_of_a_cell_gives_kernel_died_wit
                 await anext(outputs)
         with pytest.raises(KernelDied):
             await session.execute("1")
-    assert descendants() == set()
 
 
 async def test_a_guest_that_never_answers_is_told_and_ended(engine: Engine, settings: Settings) -> None:
@@ -70,7 +77,6 @@ async def test_a_guest_that_never_answers_is_told_and_ended(engine: Engine, sett
         with pytest.raises(GuestUnresponsive, match="INTERPRETER_RESTORE_TIMEOUT"):
             async with impatient.session(template=TEMPLATE):
                 pass
-    assert descendants() == set()
 
 
 async def test_a_stopped_guest_makes_calls_time_out_rather_than_hang(engine: Engine) -> None:
@@ -133,7 +139,6 @@ async def test_device_state_that_qemu_cannot_load_gives_a_clear_error(
         broken = replace(loaded, devices=devices.fileno())
         async with restore_guest(settings, broken, renewal, Listeners(print, print)):
             pass
-    assert descendants() == set()
 
 
 async def test_a_session_that_is_cancelled_while_it_starts_leaves_nothing(engine: Engine) -> None:
@@ -150,7 +155,6 @@ async def test_a_session_that_is_cancelled_while_it_starts_leaves_nothing(engine
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert descendants() == set()
     assert open_descriptors() <= before
 
 
@@ -168,7 +172,6 @@ async def test_fifty_rounds_leave_memory_descriptors_and_processes_as_they_were(
     for _ in range(50):
         await one_round()
     assert open_descriptors() == descriptors
-    assert descendants() == set()
     assert resident() - memory < 10_000_000
     assert list(engine.settings.scratch_home.iterdir()) == []
 
