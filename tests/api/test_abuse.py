@@ -96,7 +96,8 @@ async def test_sessions_come_and_go_and_leave_nothing(api: Api) -> None:
         assert await api.printed(session_id, "print(1)") == "1\n"
         await api.client.delete(f"/v1/sessions/{session_id}")
 
-    await one()
+    # As many at once as later: each has a connection that stays, with a descriptor at both of its ends.
+    await asyncio.gather(*(one() for _ in range(4)))
     before = footprint(api)
     rounds = int(os.environ.get("INTERPRETER_TEST_SESSIONS", "40"))
     for _ in range(rounds // 4):
