@@ -42,13 +42,18 @@ def cut(text: str, limit: int = LIMIT) -> str:
 
 def traceback_text(ename: str, evalue: str, traceback: Sequence[str]) -> str:
     """An exception for a model: its own frames and the last ones, without colours, and always its message."""
-    message = cut(plain(f"{ename}: {evalue}" if evalue else ename), _ERROR_LIMIT // 2)
+    # Each for itself: a carriage return in the value must not write over the name.
+    message = cut(f"{plain(ename)}: {plain(evalue)}" if evalue else plain(ename), _ERROR_LIMIT // 2)
     entries = [plain(entry).strip("\n") for entry in traceback]
     frames = [index for index, entry in enumerate(entries) if _FRAME_LINE.match(entry)]
     if not frames:
         # A SyntaxError has its place in the one entry that it has; a chained exception is left as it is.
         whole = "\n".join(entries).strip()
-        return cut(whole, _ERROR_LIMIT) if message in whole else cut(f"{whole}\n{message}".strip(), _ERROR_LIMIT)
+        return (
+            cut(whole, _ERROR_LIMIT)
+            if message in whole
+            else cut(f"{whole}\n{message}" if whole else message, _ERROR_LIMIT)
+        )
     own = [index for index in frames if _CELL_LINE.match(entries[index])]
     kept = sorted({*own[-1:], *frames[-_FRAMES:]})
     lines = ["Traceback (most recent call last):"]
