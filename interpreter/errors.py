@@ -62,6 +62,10 @@ class InterpreterError(Exception):
     def __str__(self) -> str:
         return f"{self.message}. {self.hint}" if self.hint else self.message
 
+    def as_json(self) -> dict[str, str | None]:
+        """As every front tells it to programs."""
+        return {"code": self.code, "message": self.message, "hint": self.hint}
+
 
 class ConfigurationError(InterpreterError):
     """A setting or an argument cannot be used."""

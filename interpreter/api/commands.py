@@ -100,7 +100,7 @@ async def run(caller: CallerOf, service: ServiceOf, session_id: str, body: Comma
         return EventStream(_follow(live, running))
     if body.background:
         return JSONResponse(_view(running).model_dump(mode="json"), 202)
-    if await unless_gone(request, _ended(running)) is None:
+    if await unless_gone(request, running.done.wait()) is None:
         await live.commands.stop(running)
     return JSONResponse(running.result)
 
@@ -157,10 +157,6 @@ async def _follow(live: LiveSession, running: RunningCommand) -> AsyncGenerator[
     finally:
         if not running.request.background:
             await asyncio.shield(live.commands.stop(running))
-
-
-async def _ended(running: RunningCommand) -> bool:
-    return await running.done.wait()
 
 
 def _view(running: RunningCommand) -> CommandView:

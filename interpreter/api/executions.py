@@ -155,7 +155,7 @@ async def execute(
         response.status_code = 202
         view = _view(execution).model_dump(mode="json")
         return Response(_json(view), 202, media_type="application/json")
-    if await unless_gone(request, _ended(execution)) is None:
+    if await unless_gone(request, execution.done.wait()) is None:
         await live.executions.abandon(execution)
     return Response(_json(execution.result), media_type="application/json")
 
@@ -281,10 +281,6 @@ async def _follow(live: LiveSession, execution: RunningExecution) -> AsyncGenera
     finally:
         if not execution.request.detach and not execution.done.is_set():
             await asyncio.shield(live.executions.abandon(execution))
-
-
-async def _ended(execution: RunningExecution) -> bool:
-    return await execution.done.wait()
 
 
 def _view(execution: RunningExecution) -> ExecutionView:

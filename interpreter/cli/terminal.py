@@ -66,7 +66,7 @@ def step(text: str, *, quiet: bool = False) -> Generator[None]:
 
 def _tell(error: InterpreterError, *, json_output: bool) -> None:
     if json_output:
-        print_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
+        print_json({"error": error.as_json()})
         return
     err.print(f"[bold red]error[/] ({error.code}): {escape(error.message)}")
     if error.hint:

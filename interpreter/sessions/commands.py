@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 
 from interpreter.errors import Busy, InterpreterError, NotFound
 from interpreter.kernel.command import Command, start_command
+from interpreter.kernel.outputs import joined
 from interpreter.sessions.clock import Clock
-from interpreter.sessions.executions import joined
 from interpreter.sessions.journal import Journal
 from interpreter.sessions.session import Session
 from interpreter.settings import Settings
@@ -106,8 +106,7 @@ class Commands:
                 running.journal.add({"type": "started", "command_id": running.id, "pid": command.pid})
                 result = await self._follow(running, command)
         except InterpreterError as error:
-            told = {"code": error.code, "message": error.message, "hint": error.hint}
-            result = {"status": "failed", "error": told}
+            result = {"status": "failed", "error": error.as_json()}
         finally:
             self._finish(running, result)
 

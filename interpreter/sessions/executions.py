@@ -8,9 +8,9 @@ from typing import Any, Final, Literal
 
 from interpreter.errors import Busy, Conflict, ExecutionTimeout, InterpreterError, KernelDied, NotFound
 from interpreter.kernel.connection import MAIN
-from interpreter.kernel.outputs import OUTPUT_TYPES
+from interpreter.kernel.outputs import joined
 from interpreter.sessions.clock import Clock
-from interpreter.sessions.journal import Event, Journal
+from interpreter.sessions.journal import Journal
 from interpreter.sessions.kernel import Kernel
 from interpreter.sessions.records import ExecutionRecord
 from interpreter.sessions.session import Session
@@ -19,7 +19,6 @@ from interpreter.settings import Settings
 
 _MAX_QUEUED: Final = 100
 """Executions that may wait in one session."""
-_OUTPUTS: Final = OUTPUT_TYPES | {"truncated"}
 _KEPT: Final = 100
 """Ended executions that stay in memory; detached ones are in the database for good."""
 
@@ -186,11 +185,11 @@ class Executions:
             for output in ended.outputs:
                 journal.add_output(output.model_dump())
         except ExecutionTimeout as error:
-            return {"status": "timeout", "kernel_restarted": error.kernel_restarted, "error": _told(error)}
+            return {"status": "timeout", "kernel_restarted": error.kernel_restarted, "error": error.as_json()}
         except KernelDied as error:
-            return {"status": "kernel_died", "error": _told(error)}
+            return {"status": "kernel_died", "error": error.as_json()}
         except InterpreterError as error:
-            return {"status": "failed", "error": _told(error)}
+            return {"status": "failed", "error": error.as_json()}
         return {"status": ended.status, "execution_count": ended.execution_count}
 
     async def _finish(self, execution: RunningExecution, result: dict[str, Any]) -> None:
@@ -221,31 +220,3 @@ class Executions:
             with contextlib.suppress(InterpreterError):
                 await self._store.save_execution(execution.record())
         execution.done.set()
-
-
-def joined(events: list[Event]) -> list[Event]:
-    """The outputs among events, with pieces of one stream that follow each other put together."""
-    outputs: list[Event] = []
-    pieces: list[str] = []
-    for event in events:
-        if event["type"] not in _OUTPUTS:
-            continue
-        if event["type"] == "stream" and outputs and outputs[-1].get("name") == event["name"]:
-            pieces.append(event["text"])
-            continue
-        _flush(outputs, pieces)
-        outputs.append(dict(event))
-        if event["type"] == "stream":
-            pieces.append(event["text"])
-    _flush(outputs, pieces)
-    return outputs
-
-
-def _flush(outputs: list[Event], pieces: list[str]) -> None:
-    if pieces:
-        outputs[-1]["text"] = "".join(pieces)
-        pieces.clear()
-
-
-def _told(error: InterpreterError) -> dict[str, Any]:
-    return {"code": error.code, "message": error.message, "hint": error.hint}

@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interpreter.sessions.executions import joined
+from interpreter.kernel.outputs import joined
 from interpreter.sessions.journal import Event, Journal
 
 outputs = st.lists(
