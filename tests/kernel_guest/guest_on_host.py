@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -41,7 +42,10 @@ class Guest:
         self._socket = folder / "agent.sock"
 
     async def connect(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_unix_connection(self._socket)
+        # Blocking: with a full backlog a non-blocking connect fails with EAGAIN, and asyncio takes that for connected.
+        connecting = socket.socket(socket.AF_UNIX)
+        await asyncio.to_thread(connecting.connect, str(self._socket))
+        return await asyncio.open_unix_connection(sock=connecting)
 
     async def call(self, operation: str, **arguments: object) -> dict[str, Any]:
         return await self.control.call(operation, timeout=SECONDS, **arguments)
