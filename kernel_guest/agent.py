@@ -183,7 +183,8 @@ class Agent:
             case {"service": "kernel"}:
                 context = self._context_of(body)
                 context.running()
-                await context.relay(self._zmq, *await asyncio.open_connection(sock=connection))
+                streams = await asyncio.open_connection(sock=connection)
+                await context.relay(self._zmq, *streams, iopub=bool(body.get("iopub", True)))
             case {"service": "splice", "channel": str(channel)} if channel in CHANNELS:
                 context = self._context_of(body)
                 reader, writer = await asyncio.open_connection(sock=connection)

@@ -99,11 +99,19 @@ class Context:
         await self.running().freeze()
 
     async def relay(
-        self, zmq_context: zmq.Context[Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        zmq_context: zmq.Context[Any],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        iopub: bool = True,
     ) -> None:
         """Relay between a stream and the kernel until the stream ends. Raises NoKernel, TimeoutError."""
         self.running()
-        relay, self._spare = self._spare or Relay(zmq_context, self.folder), None
+        if iopub:
+            relay, self._spare = self._spare or Relay(zmq_context, self.folder), None
+        else:
+            relay = Relay(zmq_context, self.folder, iopub=False)
         self._relays.add(relay)
         try:
             await relay.run(reader, writer, lambda: writer.write(encode(Frame(Kind.OK))))

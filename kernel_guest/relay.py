@@ -31,11 +31,15 @@ def channel_path(folder: Path, channel: str) -> str:
 
 
 class Relay:
-    """Passes messages between one stream and the kernel whose sockets lie in ``folder``."""
+    """Passes messages between one stream and the kernel whose sockets lie in ``folder``.
 
-    def __init__(self, context: zmq.Context[Any], folder: Path) -> None:
+    Without ``iopub`` only requests and what answers them: the host has the kernel's output from another stream.
+    """
+
+    def __init__(self, context: zmq.Context[Any], folder: Path, *, iopub: bool = True) -> None:
         self._context = context
         self._folder = folder
+        self._channels = [channel for channel in _SOCKET_TYPES if iopub or channel != "iopub"]
         self._identity = os.urandom(16)
         self._streams: dict[str, ZMQStream] = {}
         self._welcomed = asyncio.Event()
@@ -66,7 +70,8 @@ class Relay:
         """Open sockets to the kernel that is there now, in place of those to an earlier one."""
         self.disconnect()
         self._welcomed.clear()
-        for channel, kind in _SOCKET_TYPES.items():
+        for channel in self._channels:
+            kind = _SOCKET_TYPES[channel]
             socket = self._context.socket(kind)
             socket.linger = 0
             # Replies, requests and input are few and must not be lost. Output is much: what waits here is counted,
@@ -79,7 +84,10 @@ class Relay:
             socket.connect(f"ipc://{channel_path(self._folder, channel)}")
             self._streams[channel] = ZMQStream(socket)
         # Until there is a stream only the welcome is waited for; all else stays in the sockets.
-        self._streams["iopub"].on_recv(self._take_welcome)
+        if iopub := self._streams.get("iopub"):
+            iopub.on_recv(self._take_welcome)
+        else:
+            self._welcomed.set()
 
     def disconnect(self) -> None:
         """Close the sockets: the kernel is gone, or nobody wants it any more."""
