@@ -15,7 +15,7 @@ from interpreter.api.events import MEDIA_TYPE, EventStream, journal_events, last
 from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf
 from interpreter.errors import NotFound
-from interpreter.kernel.connection import MAIN
+from interpreter.kernel.channels import MAIN
 from interpreter.sessions.executions import ExecutionRequest, RunningExecution
 from interpreter.sessions.live import LiveSession
 

@@ -1,23 +1,21 @@
 """One client of a kernel: its five channels over one stream, and who waits for what."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final
 
-from interpreter.errors import GuestMisbehaved, InterpreterError, KernelDied
-from interpreter.kernel.framing import Connect, FrameStream, open_service
-from interpreter.kernel.message import Codec, Message
-from kernel_guest.frames import CHANNELS, Kind
+from interpreter.errors import InterpreterError, KernelDied
+from interpreter.kernel.channels import MAIN, KernelChannels, open_channels
+from interpreter.kernel.framing import Connect
+from interpreter.kernel.message import Codec, Message, RawMessage
 
 _QUEUED = 256
 """Messages that wait for one reader. Past that the stream is not read, the guest's relay stops, and so on back."""
 
-MAIN: Final = "main"
-"""The context that every session has from the start."""
-
 Arrival = tuple[str, Message]
 """A channel and a message that came on it."""
+OnOutput = Callable[[RawMessage], Awaitable[None]]
+"""Gets every message of iopub, whoever's request it belongs to. While it waits nothing more is read."""
 
 
 class Inbox:
@@ -58,9 +56,10 @@ class Inbox:
 class KernelConnection:
     """Sends requests to a kernel and sorts what comes back. Made by ``connect_kernel``."""
 
-    def __init__(self, stream: FrameStream, codec: Codec) -> None:
-        self._stream = stream
+    def __init__(self, channels: KernelChannels, codec: Codec) -> None:
+        self._channels = channels
         self.codec = codec
+        self.on_output: OnOutput | None = None
         self._inboxes: dict[str, Inbox] = {}
         self._failure: InterpreterError | None = None
         self._ended = False
@@ -70,10 +69,9 @@ class KernelConnection:
         if self._failure is not None:
             raise self._failure
         try:
-            parts = self.codec.serialise(message)
-            await self._stream.send(Kind.MESSAGE, {"channel": channel, "parts": parts})
-        except ConnectionError as error:
-            raise self._failure or KernelDied("the machine that the kernel runs in ended") from error
+            await self._channels.send(channel, self.codec.serialise(message))
+        except KernelDied as error:
+            raise self._failure or error from None
 
     @contextmanager
     def replies(self, message: Message) -> Generator[Inbox]:
@@ -120,24 +118,18 @@ class KernelConnection:
         """Take what comes until the stream ends; then everybody who waits is told."""
         try:
             while True:
-                frame = await self._stream.receive()
-                if frame is None:
-                    self.end(KernelDied("the kernel's relay ended"))
-                    return
-                if frame.kind is not Kind.MESSAGE:
-                    raise GuestMisbehaved(f"the guest sent {frame.kind} among kernel messages")
-                await self._deliver(*_unpack(frame.body))
+                await self._deliver(*await self._channels.receive())
         except InterpreterError as error:
             self.end(error)
-        except OSError:
-            self.end(KernelDied("the machine that the kernel runs in ended"))
 
     async def _deliver(self, channel: str, parts: list[bytes]) -> None:
         if channel == "hb":
             return
-        message = self.codec.parse(parts)
+        message = self.codec.verify(parts)
+        if channel == "iopub" and self.on_output is not None:
+            await self.on_output(message)
         if inbox := self._inboxes.get(message.parent_id):
-            await inbox.put((channel, message))
+            await inbox.put((channel, message.whole()))
 
 
 @asynccontextmanager
@@ -145,8 +137,8 @@ async def connect_kernel(
     connect: Connect, *, key: bytes, session: str, context: str = MAIN
 ) -> AsyncGenerator[KernelConnection]:
     """Connect to a context's kernel through the guest's relay, which gives each stream an identity of its own."""
-    async with open_service(connect, "kernel", context=context) as stream:
-        connection = KernelConnection(stream, Codec(key, session))
+    async with open_channels(connect, context=context) as channels:
+        connection = KernelConnection(channels, Codec(key, session))
         task = asyncio.create_task(connection.receive())
         try:
             yield connection
@@ -154,13 +146,3 @@ async def connect_kernel(
             task.cancel()
             await asyncio.wait({task})
             connection.end(KernelDied("the session was closed"))
-
-
-def _unpack(body: dict[str, Any]) -> tuple[str, list[bytes]]:
-    match body:
-        case {"channel": str(channel), "parts": [*parts]} if channel in CHANNELS:
-            if all(isinstance(part, bytes) for part in parts):
-                return channel, parts
-        case _:
-            pass
-    raise GuestMisbehaved("the guest sent a kernel message of a wrong form")

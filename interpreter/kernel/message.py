@@ -53,8 +53,48 @@ class Message:
     @property
     def parent_id(self) -> str:
         """Which request this belongs to; empty when to none."""
-        parent = self.parent_header.get("msg_id", "")
-        return parent if isinstance(parent, str) else ""
+        return _text(self.parent_header, "msg_id")
+
+
+@dataclass(frozen=True, slots=True)
+class RawMessage:
+    """A message of which only the header was taken apart, so that the rest passes byte for byte.
+
+    ``parts`` are header, parent header, metadata, content, and any number of buffers.
+    """
+
+    header: Header
+    parent: dict[str, Any]
+    parts: list[bytes]
+
+    @property
+    def type(self) -> str:
+        """The header's ``msg_type``."""
+        return self.header.msg_type
+
+    @property
+    def parent_id(self) -> str:
+        """Which request this belongs to; empty when to none."""
+        return _text(self.parent, "msg_id")
+
+    @property
+    def parent_type(self) -> str:
+        """What that request was; empty when it is not told."""
+        return _text(self.parent, "msg_type")
+
+    @property
+    def size(self) -> int:
+        """Bytes of all parts."""
+        return sum(map(len, self.parts))
+
+    def content(self) -> dict[str, Any]:
+        """What the message says. Raises GuestMisbehaved when that is no JSON object."""
+        return _load(self.parts[3])
+
+    def whole(self) -> Message:
+        """All of it taken apart. Raises GuestMisbehaved."""
+        _, _, metadata, content = self.parts[:_SIGNED_PARTS]
+        return Message(self.header, self.parent, _load(metadata), _load(content), self.parts[_SIGNED_PARTS:])
 
 
 class Codec:
@@ -87,23 +127,31 @@ class Codec:
             _dump(part)
             for part in (message.header.model_dump(), message.parent_header, message.metadata, message.content)
         ]
-        return [DELIMITER, self._sign(signed), *signed, *message.buffers]
+        return self.signed([*signed, *message.buffers])
+
+    def signed(self, parts: Sequence[bytes]) -> list[bytes]:
+        """Header, parent header, metadata, content and buffers as ZeroMQ parts, without identities."""
+        return [DELIMITER, self._sign(parts[:_SIGNED_PARTS]), *parts]
 
     def parse(self, parts: Sequence[bytes]) -> Message:
         """Check the signature and take the message apart. Raises GuestMisbehaved for anything that is not one."""
+        return self.verify(parts).whole()
+
+    def verify(self, parts: Sequence[bytes]) -> RawMessage:
+        """Check the signature, and look only at the header. Raises GuestMisbehaved for anything that is no message."""
         try:
             start = list(parts).index(DELIMITER) + 1
         except ValueError:
             raise GuestMisbehaved("a kernel message has no delimiter") from None
         signature, *rest = parts[start:] or [b""]
-        signed, buffers = rest[:_SIGNED_PARTS], rest[_SIGNED_PARTS:]
+        signed = rest[:_SIGNED_PARTS]
         if len(signed) < _SIGNED_PARTS:
             raise GuestMisbehaved("a kernel message has too few parts")
         if not hmac.compare_digest(signature, self._sign(signed)):
             raise GuestMisbehaved("a kernel message has a wrong signature")
-        header, parent, metadata, content = (_load(part) for part in signed)
+        header, parent = _load(signed[0]), _load(signed[1])
         try:
-            return Message(Header.model_validate(header), parent, metadata, content, list(buffers))
+            return RawMessage(Header.model_validate(header), parent, rest)
         except ValidationError:
             raise GuestMisbehaved("a kernel message has a header that is not one") from None
 
@@ -114,6 +162,11 @@ class Codec:
         for part in parts:
             digest.update(part)
         return digest.hexdigest().encode()
+
+
+def _text(parent: dict[str, Any], key: str) -> str:
+    value = parent.get(key, "")
+    return value if isinstance(value, str) else ""
 
 
 def _dump(value: dict[str, Any]) -> bytes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from interpreter.errors import Busy, Conflict, ExecutionTimeout, InterpreterError, KernelDied, NotFound
-from interpreter.kernel.connection import MAIN
+from interpreter.kernel.channels import MAIN
 from interpreter.kernel.outputs import joined
 from interpreter.sessions.clock import Clock
 from interpreter.sessions.journal import Journal

@@ -1,6 +1,7 @@
 """A session's kernel: one context of the guest, and what can be done with it."""
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Literal
 
 import structlog
 
@@ -15,6 +16,11 @@ CALL_TIMEOUT: Final = 10.0
 RESTART_TIMEOUT: Final = 120.0
 """A kernel is forked from a warm process; only when the guest has lost that one must it import all anew."""
 
+KernelChange = Literal["restarting", "restarted", "died", "ended"]
+"""What happens to a kernel: it is restarted when told to, it died by itself, or its machine is gone for good."""
+OnChange = Callable[[KernelChange, int | None], None]
+"""Told of changes; the number is the exit status of a kernel that died, negative for a signal, None when unknown."""
+
 
 class Kernel:
     """One kernel of a session, named by its context; the same over all its restarts."""
@@ -22,6 +28,7 @@ class Kernel:
     def __init__(self, session_id: str, context: str, control: AgentControl, connection: KernelConnection) -> None:
         self.context = context
         self.connection = connection
+        self.on_change: OnChange | None = None
         self._session_id = session_id
         self._control = control
         self._expected_exits = 0
@@ -71,10 +78,12 @@ class Kernel:
     async def restart(self) -> None:
         """Replace the kernel by a new one; its variables are gone, files stay. Raises GuestUnresponsive."""
         self._expected_exits += 1
+        self._tell("restarting")
         try:
             await self._control.call("restart", timeout=RESTART_TIMEOUT, context=self.context)
         finally:
             self.connection.kernel_restarted()
+        self._tell("restarted")
 
     def on_event(self, event: Event) -> None:
         """The session hands over what the guest's agent told of this kernel."""
@@ -87,13 +96,20 @@ class Kernel:
         if self._expected_exits:
             self._expected_exits -= 1
             return
-        log.info("kernel died", session=self._session_id, context=self.context, status=event.get("status"))
-        error = KernelDied(f"the kernel died ({_cause(event.get('status'))})", hint="Restart it; files are kept")
+        status = event.get("status")
+        log.info("kernel died", session=self._session_id, context=self.context, status=status)
+        error = KernelDied(f"the kernel died ({_cause(status)})", hint="Restart it; files are kept")
         self.connection.kernel_died(error)
+        self._tell("died", status if isinstance(status, int) else None)
 
     def end(self, error: InterpreterError) -> None:
         """The machine is gone; all who wait for the kernel get KernelDied."""
         self.connection.end(error if isinstance(error, KernelDied) else KernelDied(error.message, hint=error.hint))
+        self._tell("ended")
+
+    def _tell(self, change: KernelChange, status: int | None = None) -> None:
+        if self.on_change is not None:
+            self.on_change(change, status)
 
 
 def _cause(status: object) -> str:

@@ -18,7 +18,7 @@ from interpreter.errors import (
     MachineDied,
     NotFound,
 )
-from interpreter.kernel.connection import MAIN
+from interpreter.kernel.channels import MAIN
 from interpreter.sessions.admission import MIB, Admission, available_memory
 from interpreter.sessions.clock import Clock
 from interpreter.sessions.engine import Engine

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from interpreter.errors import InterpreterError, KernelDied, TransferError
-from interpreter.kernel.connection import MAIN, connect_kernel
+from interpreter.kernel.channels import MAIN
+from interpreter.kernel.connection import connect_kernel
 from interpreter.kernel.control import Event
 from interpreter.kernel.execution import Execution, OnInput
 from interpreter.kernel.files import PIECE, GuestFile, get_file, put_file

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from interpreter.errors import InterpreterError
-from interpreter.kernel.connection import MAIN, KernelConnection, connect_kernel
+from interpreter.kernel.channels import MAIN
+from interpreter.kernel.connection import KernelConnection, connect_kernel
 from interpreter.kernel.control import AgentControl, Event, serve_control
 from interpreter.kernel.execution import Execution, OnInput
 from interpreter.kernel.outputs import Result
