@@ -97,6 +97,30 @@ class Settings(BaseSettings):
     queue_seconds: float = Field(default=10.0, ge=0, description="Seconds that a request for a session waits for room.")
     output_limit: int = Field(default=10_000_000, ge=1, description="Bytes of output that one execution keeps.")
     upload_limit: int = Field(default=100_000_000, ge=1, description="Bytes that one request may upload or bring.")
+    client_limit: int = Field(
+        default=32_000_000, ge=1, description="Bytes of output that wait for one Jupyter client, also while it is away."
+    )
+    message_limit: int = Field(
+        default=100_000_000, ge=1000, description="Bytes that one message of a Jupyter client may have."
+    )
+    cull_idle_timeout: int = Field(
+        default=0,
+        ge=0,
+        le=MAX_TIMEOUT,
+        description="Seconds after which a Jupyter kernel that is not used is shut down; 0: the default timeout.",
+    )
+    cull_busy: bool = Field(default=False, description="Whether a Jupyter kernel is also culled while it is busy.")
+    cull_connected: bool = Field(
+        default=False, description="Whether a Jupyter kernel is also culled while a client is connected."
+    )
+    kernel_env: list[str] = Field(
+        default=[],
+        description="Variables that Jupyter clients may set in their kernels, besides KERNEL_*, as a JSON list.",
+    )
+    gateway_buffers: bool = Field(
+        default=False,
+        description="Whether Jupyter Server's gateway client gets binary messages: it breaks on them, as of 2.21.",
+    )
     interrupt_grace: float = Field(
         default=5.0, gt=0, description="Seconds that interrupted code may take to end before its kernel is restarted."
     )

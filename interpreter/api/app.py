@@ -8,6 +8,8 @@ from fastapi import FastAPI
 
 from interpreter.api import commands, executions, files, operations, problems, sessions, tracing, usage
 from interpreter.api.caller import CallerMiddleware
+from interpreter.api.jupyter import channels, kernels, kernelspecs, status
+from interpreter.api.jupyter import notebooks as jupyter_sessions
 from interpreter.api.limits import BodyLimitMiddleware
 from interpreter.api.metrics import Metrics, MetricsMiddleware
 from interpreter.api.service import Service
@@ -23,7 +25,8 @@ from interpreter.settings import Settings
 _ABOUT = """
 Every session is a microVM with an IPython kernel, restored from a snapshot in a fraction of a second.
 
-Errors have one form everywhere: `{"error": {"code", "message", "hint"}}`; codes never change.
+Errors have one form everywhere: `{"error": {"code", "message", "hint"}}`; codes never change. `message` and `reason`
+beside it say the same to Jupyter's clients.
 """
 
 
@@ -37,7 +40,7 @@ async def open_service(settings: Settings, clock: Clock | None = None) -> AsyncG
         engine = await stack.enter_async_context(Engine(settings))
         opened = await stack.enter_async_context(open_sessions(settings, engine, store, clock))
         rates = Rates(settings.cpu_hour_rate, settings.gb_hour_rate)
-        yield Service(settings, engine, opened, store, UsageReader(store.database, rates))
+        yield Service(settings, engine, opened, store, UsageReader(store.database, rates), clock.now())
 
 
 def create_app(service: Service) -> FastAPI:
@@ -55,5 +58,7 @@ def create_app(service: Service) -> FastAPI:
         app.add_middleware(tracing.TracingMiddleware)
     problems.install(app)
     for module in (sessions, executions, commands, files, usage, operations):
+        app.include_router(module.router)
+    for module in (kernelspecs, kernels, channels, jupyter_sessions, status):
         app.include_router(module.router)
     return app

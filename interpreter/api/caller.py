@@ -5,14 +5,17 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
-from fastapi import Depends, Request
-from starlette.datastructures import Headers
+from fastapi import Depends
+from fastapi.requests import HTTPConnection
+from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from interpreter.api.problems import answer
 from interpreter.settings import Settings
 
 DEFAULT_TENANT: Final = "default"
+_SCHEMES: Final = frozenset({"bearer", "token"})
+_JUPYTER_PATHS: Final = ("/api/", "/kernelspecs/")
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -26,7 +29,8 @@ class Caller:
 class CallerMiddleware:
     """Lets a request pass when its caller is known, and notes who that is.
 
-    With a key set, the key says so, as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``. Without one everybody on
+    With a key set, the key says so, as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``; Jupyter's clients may also
+    say ``Authorization: token KEY`` or ``?token=KEY``, the latter on their own routes only. Without one everybody on
     this machine may call; then what a web page makes a browser send is kept out: a host name that is not this
     machine's (DNS rebinding), an origin that is not the service's own.
     """
@@ -43,7 +47,7 @@ class CallerMiddleware:
             return
         headers = Headers(scope=scope)
         if self._key is not None:
-            if not hmac.compare_digest(_given_key(headers).encode(), self._key.encode()):
+            if not hmac.compare_digest(_given_key(scope, headers).encode(), self._key.encode()):
                 refusal = answer(
                     *(401, "unauthorised", "this service wants a key"),
                     hint="Send it as `Authorization: Bearer KEY`",
@@ -68,9 +72,15 @@ class CallerMiddleware:
         return origin is None or urlsplit(origin).netloc == host
 
 
-def _given_key(headers: Headers) -> str:
+def _given_key(scope: Scope, headers: Headers) -> str:
     scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    if scheme.lower() in _SCHEMES and token.strip():
+        return token.strip()
+    if given := headers.get("x-api-key"):
+        return given
+    if scope["path"].startswith(_JUPYTER_PATHS):
+        return QueryParams(scope["query_string"]).get("token", "")
+    return ""
 
 
 def _name(host: str) -> str:
@@ -80,8 +90,8 @@ def _name(host: str) -> str:
         return ""
 
 
-def _caller(request: Request) -> Caller:
-    caller: Caller = request.state.caller
+def _caller(connection: HTTPConnection) -> Caller:
+    caller: Caller = connection.state.caller
     return caller
 
 

@@ -28,6 +28,8 @@ class Problem(BaseModel):
     """The body of every answer that is an error."""
 
     error: ErrorBody
+    message: str | None = Field(default=None, description="The same in words, where Jupyter's clients look for it.")
+    reason: str | None = Field(default=None, description="The code, where Jupyter's clients look for it.")
 
 
 STATUSES: Final[dict[str, int]] = {
@@ -71,13 +73,7 @@ def install(app: FastAPI) -> None:
 
     async def ours(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, InterpreterError)  # noqa: S101  (it is registered for these)
-        status = STATUSES.get(error.code, 500)
-        if status >= 500:
-            # Not a message that names a user's file.
-            told = error.code if isinstance(error, TransferError) else str(error)
-            log.warning("request failed", code=error.code, error=told)
-        headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else {}
-        return answer(status, error.code, error.message, error.hint, headers)
+        return refusal_of(error)
 
     async def invalid(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)  # noqa: S101
@@ -104,11 +100,23 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, unexpected)
 
 
+def refusal_of(error: InterpreterError) -> JSONResponse:
+    """One of our own errors as a response."""
+    status = STATUSES.get(error.code, 500)
+    if status >= 500:
+        # Not a message that names a user's file.
+        told = error.code if isinstance(error, TransferError) else str(error)
+        log.warning("request failed", code=error.code, error=told)
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else {}
+    return answer(status, error.code, error.message, error.hint, headers)
+
+
 def answer(
     status: int, code: str, message: str, hint: str | None, headers: dict[str, str] | None = None
 ) -> JSONResponse:
     """An error as a response."""
-    problem = Problem(error=ErrorBody(code=code, message=message, hint=hint))
+    words = f"{message}. {hint}" if hint else message
+    problem = Problem(error=ErrorBody(code=code, message=message, hint=hint), message=words, reason=code)
     return JSONResponse(problem.model_dump(), status, headers)
 
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends
+from fastapi.requests import HTTPConnection
 
 from interpreter.sessions.engine import Engine
 from interpreter.sessions.service import Sessions
@@ -21,14 +22,16 @@ class Service:
     sessions: Sessions
     store: Store
     usage: UsageReader
+    started_at: float
+    """Seconds since 1970."""
 
     async def database_works(self) -> None:
         """Raises HostError, DiskFull."""
         await self.store.database.run(lambda connection: connection.execute("SELECT 1").fetchone())
 
 
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
+def _service(connection: HTTPConnection) -> Service:
+    service: Service = connection.app.state.service
     return service
 
 

@@ -1,27 +1,22 @@
 """``interpreter serve``: the service in this process, until a signal ends it."""
 
 import asyncio
-import contextlib
 import logging
 import signal
 import socket
 import sys
-from collections.abc import Generator
 
 import structlog
-import uvicorn
-from fastapi import FastAPI
 from rich.markup import escape
 
 from interpreter.api.app import create_app, open_service
+from interpreter.api.server import new_server
 from interpreter.cli.terminal import err
 from interpreter.errors import ConfigurationError
 from interpreter.mcp.server import mount_mcp
 from interpreter.settings import Settings
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-_KEEP_ALIVE_SECONDS = 75
-_CLOSE_SECONDS = 3
 _BACKLOG = 2048
 
 
@@ -44,7 +39,7 @@ async def serve(settings: Settings) -> None:
             async with mount_mcp(app):
                 # Again: the mcp package sets up logging of its own.
                 _configure_logging()
-                server = _Server(_config(app))
+                server = new_server(app, settings)
                 serving = asyncio.create_task(server.serve([listener]))
                 _announce(settings, listener)
                 ending = asyncio.create_task(asked_to_end.wait())
@@ -54,30 +49,6 @@ async def serve(settings: Settings) -> None:
                 server.should_exit = True
             await serving
     err.print("All sessions have ended.")
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server that leaves signals alone: they are the service's, which drains first."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Capture none."""
-        yield
-
-
-def _config(app: FastAPI) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        lifespan="off",
-        # The parser that bounds a request's head; the faster one would take one of any length into memory.
-        http="h11",
-        log_config=None,
-        access_log=False,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        # Streams of events would hold the service up for as long as their clients like.
-        timeout_graceful_shutdown=_CLOSE_SECONDS,
-        server_header=False,
-    )
 
 
 def _announce(settings: Settings, listener: socket.socket) -> None:

@@ -121,6 +121,12 @@ class Codec:
             content=content,
         )
 
+    def notice(self, msg_type: str, content: dict[str, Any], parent: dict[str, Any]) -> RawMessage:
+        """A message to clients that does not come from the kernel, about it."""
+        message = self.request(msg_type, content)
+        parts = [_dump(part) for part in (message.header.model_dump(), parent, {}, content)]
+        return RawMessage(message.header, parent, parts)
+
     def serialise(self, message: Message) -> list[bytes]:
         """The message as ZeroMQ parts, without identities."""
         signed = [

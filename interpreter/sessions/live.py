@@ -7,11 +7,12 @@ from typing import Final
 
 from interpreter.errors import Conflict, HostError, InterpreterError
 from interpreter.sessions.admission import Ticket
+from interpreter.sessions.clients import KernelClients
 from interpreter.sessions.clock import Clock
 from interpreter.sessions.commands import Commands
 from interpreter.sessions.executions import Executions
 from interpreter.sessions.pool import HeldSession
-from interpreter.sessions.records import Reason, SessionRecord, State
+from interpreter.sessions.records import Front, Reason, SessionRecord, State
 from interpreter.sessions.session import Session
 from interpreter.sessions.store import Store
 from interpreter.settings import Settings
@@ -32,18 +33,28 @@ class LiveSession:
         self.session: Session = held.session
         self.executions = Executions(held.session, store, settings, clock)
         self.commands = Commands(held.session, record.env, settings, clock)
+        self.clients = KernelClients(
+            *(held.session.main, held.session.vsock.connect, clock),
+            limit=settings.client_limit,
+            restarts=record.front is Front.JUPYTER,
+            on_use=self.touch,
+        )
         self.ended = asyncio.Event()
         """Set when all of it is over and written down."""
         self.ending: asyncio.Task[None] | None = None
         self._store = store
+        self._settings = settings
         self._clock = clock
         self._users = 0
         self._changed = asyncio.Event()
 
     @property
     def is_used(self) -> bool:
-        """Whether somebody uses it at this moment: a cell runs, a file is on its way."""
-        return self._users > 0 or self.executions.busy or self.commands.busy
+        """Whether somebody uses it at this moment: a cell runs, a file is on its way, a front end is connected."""
+        if self._users > 0 or self.executions.busy or self.commands.busy:
+            return True
+        busy = self.clients.state == "busy" and not self._settings.cull_busy
+        return busy or (self.clients.connections > 0 and not self._settings.cull_connected)
 
     async def change(self, **fields: object) -> None:
         """Change the record, in memory and in the database."""

@@ -94,6 +94,24 @@ class NewSession(BaseModel):
     metadata: Metadata = Field(default={}, description="Kept with the session, for the caller's own use.")
 
 
+class Front(StrEnum):
+    """What a session was made through: ``jupyter`` ones are kernels, with what Jupyter's users expect of kernels."""
+
+    REST = "rest"
+    JUPYTER = "jupyter"
+
+
+class Notebook(BaseModel):
+    """What a Jupyter front end uses a kernel for; it calls this a session."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    path: str
+    name: str
+    type: str
+
+
 class SessionRecord(BaseModel):
     """One session. Times are seconds since 1970 (UTC)."""
 
@@ -119,6 +137,8 @@ class SessionRecord(BaseModel):
     metadata: dict[str, Any] = {}
     contexts: list[str] = []
     machine: str = ""
+    front: Front = Front.REST
+    notebooks: list[Notebook] = []
 
     @property
     def expires_at(self) -> float:

@@ -27,7 +27,7 @@ from interpreter.sessions.live import LiveSession
 from interpreter.sessions.meter import Meter
 from interpreter.sessions.places import Places
 from interpreter.sessions.pool import Ending, HeldSession, Pool, restore
-from interpreter.sessions.records import NetworkMode, NewSession, Reason, SessionRecord, State
+from interpreter.sessions.records import Front, NetworkMode, NewSession, Reason, SessionRecord, State, TimeoutMode
 from interpreter.sessions.restore import Place
 from interpreter.sessions.store import Page, Store
 from interpreter.settings import Settings
@@ -63,7 +63,7 @@ class Sessions:
         """A session that runs, whoever's it is; None when it does not."""
         return self._live.get(session_id)
 
-    async def create(self, tenant: str, wanted: NewSession) -> SessionRecord:
+    async def create(self, tenant: str, wanted: NewSession, front: Front = Front.REST) -> SessionRecord:
         """Start a session, from the pool when it has one ready.
 
         Raises TemplateNotFound, InvalidRequest, TenantLimit, HostFull, Draining, and what a restore raises.
@@ -89,6 +89,7 @@ class Sessions:
                 env=wanted.env,
                 metadata=wanted.metadata,
                 contexts=[MAIN],
+                front=front,
             )
             await self.store.save(record)
             try:
@@ -285,7 +286,8 @@ class Sessions:
         )
         ended = asyncio.create_task(live.ended.wait())
         broken = asyncio.ensure_future(asyncio.shield(live.held.ending.error))
-        waiting = (expired, unhealthy, ended, broken)
+        shut_down = asyncio.create_task(live.clients.shut_down.wait())
+        waiting = (expired, unhealthy, ended, broken, shut_down)
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -298,6 +300,8 @@ class Sessions:
             await self._end(live, State.FAILED, Reason.CRASH, str(unhealthy.result()))
         elif expired.done() and not expired.cancelled():
             await self._end(live, State.STOPPED, Reason.TIMEOUT)
+        elif shut_down.done() and not shut_down.cancelled():
+            await self._end(live, State.STOPPED, Reason.USER)
 
     async def _end(self, live: LiveSession, state: State, reason: Reason, message: str | None = None) -> None:
         """End a session, once, whoever asks first; returns when it is over."""
@@ -309,6 +313,7 @@ class Sessions:
         session_id = live.record.id
         try:
             await live.change(state=State.STOPPING, reason=reason, message=message)
+            await live.clients.close(_farewell(live.record))
             await live.executions.close(KernelDied(f"the session ended ({reason})"))
             await live.commands.close()
             await self.ledger.close_account(session_id)
@@ -347,6 +352,21 @@ async def open_sessions(settings: Settings, engine: Engine, store: Store, clock:
             task.cancel()
         await asyncio.wait(background)
         await sessions.pool.close()
+
+
+def _farewell(record: SessionRecord) -> str:
+    """Why a session ends, for those who are connected to its kernel. At most 100 characters."""
+    match record.reason:
+        case Reason.TIMEOUT if record.timeout_mode is TimeoutMode.IDLE:
+            return f"culled: the kernel was not used for {record.timeout_seconds} s"
+        case Reason.TIMEOUT:
+            return f"the session's {record.timeout_seconds} s were over"
+        case Reason.USER:
+            return "the kernel was shut down"
+        case Reason.SHUTDOWN:
+            return "the service is being stopped"
+        case _:
+            return (record.message or "the session ended")[:100]
 
 
 def _tell_failure(task: asyncio.Task[None]) -> None:

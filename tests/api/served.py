@@ -1,7 +1,6 @@
 """A service of the tests' own, served on a real port by the real server, with the run's template."""
 
 import asyncio
-import contextlib
 import shutil
 import socket
 from collections.abc import AsyncGenerator
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 
 from interpreter import Settings
 from interpreter.api.app import create_app, open_service
+from interpreter.api.server import new_server
 from interpreter.api.service import Service
 from interpreter.sessions.clock import Clock
 
@@ -60,11 +59,7 @@ def own_home(settings: Settings, folder: Path) -> Path:
 @asynccontextmanager
 async def serve(settings: Settings, clock: Clock | None = None) -> AsyncGenerator[Api]:
     async with open_service(settings, clock) as service:
-        config = uvicorn.Config(
-            create_app(service), lifespan="off", http="h11", log_config=None, timeout_graceful_shutdown=1
-        )
-        server = uvicorn.Server(config)
-        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
+        server = new_server(create_app(service), settings)
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
             listener.bind(("127.0.0.1", 0))
             port = listener.getsockname()[1]

@@ -1,0 +1,49 @@
+"""The HTTP server around the application, set up for streams, WebSockets and clients that mean no good."""
+
+import contextlib
+from collections.abc import Generator
+from typing import Final
+
+import uvicorn
+from fastapi import FastAPI
+
+from interpreter.settings import Settings
+
+_KEEP_ALIVE_SECONDS: Final = 75
+_CLOSE_SECONDS: Final = 3
+_PING_SECONDS: Final = 30.0
+"""Proxies cut what is silent for a minute."""
+_PONG_SECONDS: Final = 90.0
+"""A client that is busy, or that has much output under way to it, answers late."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server that leaves signals alone: they are the service's, which drains first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Capture none."""
+        yield
+
+
+def new_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
+    """A server that serves until ``should_exit`` is set."""
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        # The parser that bounds a request's head; the faster one would take one of any length into memory.
+        http="h11",
+        ws="websockets-sansio",
+        ws_max_size=settings.message_limit,
+        ws_ping_interval=_PING_SECONDS,
+        ws_ping_timeout=_PONG_SECONDS,
+        # Kernels and front ends are near each other: to pack what they say would only take time.
+        ws_per_message_deflate=False,
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        # Streams of events would hold the service up for as long as their clients like.
+        timeout_graceful_shutdown=_CLOSE_SECONDS,
+        server_header=False,
+    )
+    return _Server(config)

@@ -1,0 +1,101 @@
+"""What waits to be sent to one Jupyter client: bounded by bytes, and kept for a while when the client is away."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from interpreter.errors import KernelDied
+from interpreter.kernel.message import RawMessage
+
+_STALLED_SECONDS: Final = 30.0
+"""How long the kernel waits for a client that takes nothing before it goes on without that client."""
+_KEPT_TYPES: Final = frozenset({"status", "execute_input"})
+"""Output that says where the kernel is, and is small: kept when there is no room for all."""
+_MAX_KEPT: Final = 10_000
+
+Item = tuple[str, RawMessage]
+
+
+class Outbox:
+    """A queue of messages for one client.
+
+    While the client is there, who puts messages in waits for room, and so on back to the kernel: nothing is lost.
+    While it is away nobody waits; past ``limit`` bytes output is left out, and ``cut`` is put in its place.
+    """
+
+    def __init__(self, limit: int, cut: Callable[[RawMessage], RawMessage], on_stalled: Callable[[], None]) -> None:
+        self.present = False
+        self._limit = limit
+        self._cut = cut
+        self._on_stalled = on_stalled
+        self._items: deque[Item] = deque()
+        self._size = 0
+        self._is_cut = False
+        self.closed = False
+        self._changed = asyncio.Condition()
+
+    async def put(self, channel: str, message: RawMessage) -> None:
+        """Add a message; waits for room while the client is there."""
+        async with self._changed:
+            if self.present and not self._has_room(message):
+                try:
+                    async with asyncio.timeout(_STALLED_SECONDS):
+                        await self._changed.wait_for(lambda: self.closed or not self.present or self._has_room(message))
+                except TimeoutError:
+                    self.present = False
+                    self._on_stalled()
+            if self.closed:
+                return
+            if self._has_room(message):
+                self._add(channel, message)
+            else:
+                self._leave_out(channel, message)
+            self._changed.notify_all()
+
+    async def get(self) -> Item:
+        """The next message, in the order in which they came on their channel. Raises KernelDied after the last."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: bool(self._items) or self.closed)
+            if not self._items:
+                raise KernelDied("the kernel is gone")
+            item = self._items.popleft()
+            self._size -= item[1].size
+            self._is_cut = self._is_cut and bool(self._items)
+            self._changed.notify_all()
+            return item
+
+    async def give_back(self, item: Item) -> None:
+        """Put a message that could not be sent where it was, in front."""
+        async with self._changed:
+            self._items.appendleft(item)
+            self._size += item[1].size
+            self._changed.notify_all()
+
+    async def set_present(self, present: bool) -> None:
+        """The client came or went."""
+        async with self._changed:
+            self.present = present
+            self._changed.notify_all()
+
+    async def close(self) -> None:
+        """Nothing comes any more; what is there can still be taken."""
+        async with self._changed:
+            self.closed = True
+            self._changed.notify_all()
+
+    def _has_room(self, message: RawMessage) -> bool:
+        # One message alone always passes, however long.
+        return not self._items or self._size + message.size <= self._limit
+
+    def _add(self, channel: str, message: RawMessage) -> None:
+        self._items.append((channel, message))
+        self._size += message.size
+
+    def _leave_out(self, channel: str, message: RawMessage) -> None:
+        is_small = channel != "iopub" or message.type in _KEPT_TYPES
+        if is_small and len(self._items) < _MAX_KEPT and message.size < self._limit // 100:
+            self._add(channel, message)
+        elif not self._is_cut:
+            self._is_cut = True
+            self._add("iopub", self._cut(message))
