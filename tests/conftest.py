@@ -1,7 +1,7 @@
-"""What tests share: one template built once a run, one engine that restores sessions from it.
+"""What tests share: templates built once a run, one engine that restores sessions from the smaller one.
 
 Tests marked ``machine`` use real machines. Their state lies under ``INTERPRETER_HOME`` when that is set, else in
-a folder that is kept between runs in the user's cache; the template is built unless the very same is there.
+a folder that is kept between runs in the user's cache; a template is built unless the very same is there.
 """
 
 import os
@@ -13,6 +13,7 @@ import pytest
 from interpreter import Accelerator, Engine, Session, Settings, build_template
 
 TEMPLATE = "base"
+DATA_TEMPLATE = "python-data"
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +28,13 @@ async def engine(settings: Settings) -> AsyncGenerator[Engine]:
         await build_template(settings, TEMPLATE, Accelerator(engine.accelerator.accelerator), print)
         await engine.load(TEMPLATE)
         yield engine
+
+
+@pytest.fixture(scope="session")
+async def data_template(engine: Engine, settings: Settings) -> str:
+    """The template with pandas, matplotlib and ipywidgets, for tests that use them; the engine has not loaded it."""
+    await build_template(settings, DATA_TEMPLATE, Accelerator(engine.accelerator.accelerator), print)
+    return DATA_TEMPLATE
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from served import Api
 
-from interpreter import Settings
-
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 NAMES = ["quickstart", "csv_analysis", "agent_tool_call"]
 SECONDS = 200
@@ -81,10 +79,8 @@ async def test_agent_tool_call(url, monkeypatch):
     assert printed.count("(the tool failed)") == 2
 
 
-async def test_csv_analysis(url, monkeypatch, settings: Settings):
-    if not (settings.templates_home / "names" / "python-data").exists():
-        pytest.skip("it needs pandas: build the template python-data to run it")
-    notebook = await run("csv_analysis", monkeypatch, INTERPRETER_URL=url, INTERPRETER_NOTEBOOK_TEMPLATE="python-data")
+async def test_csv_analysis(url, monkeypatch, data_template):
+    notebook = await run("csv_analysis", monkeypatch, INTERPRETER_URL=url, INTERPRETER_NOTEBOOK_TEMPLATE=data_template)
     assert "60,000 orders" in texts(notebook)
     images = [output.data["image/png"] for output in outputs(notebook) if "image/png" in output.get("data", {})]
     assert len(images) == 1
