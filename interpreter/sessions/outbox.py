@@ -11,8 +11,7 @@ from interpreter.kernel.message import RawMessage
 _STALLED_SECONDS: Final = 30.0
 """How long the kernel waits for a client that takes nothing before it goes on without that client."""
 _KEPT_TYPES: Final = frozenset({"status", "execute_input"})
-"""Output that says where the kernel is, and is small: kept when there is no room for all."""
-_MAX_KEPT: Final = 10_000
+"""Output that says where the kernel is: kept, as replies are, when there is no room for all."""
 
 Item = tuple[str, RawMessage]
 
@@ -93,8 +92,9 @@ class Outbox:
         self._size += message.size
 
     def _leave_out(self, channel: str, message: RawMessage) -> None:
-        is_small = channel != "iopub" or message.type in _KEPT_TYPES
-        if is_small and len(self._items) < _MAX_KEPT and message.size < self._limit // 100:
+        # These have as much room again for themselves.
+        is_kept = channel != "iopub" or message.type in _KEPT_TYPES
+        if is_kept and self._size + message.size <= 2 * self._limit:
             self._add(channel, message)
         elif not self._is_cut:
             self._is_cut = True

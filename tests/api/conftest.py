@@ -26,3 +26,11 @@ async def session_id(api: Api) -> AsyncGenerator[str]:
     session_id = await api.new()
     yield session_id
     await api.client.delete(f"/v1/sessions/{session_id}")
+
+
+@pytest.fixture(scope="session")
+async def shared_kernel(api: Api) -> str:
+    """One Jupyter kernel for the tests that need not have their own."""
+    answer = await api.client.post("/api/kernels", json={"name": "base"})
+    assert answer.status_code == 201, answer.text
+    return answer.json()["id"]
