@@ -11,10 +11,11 @@ from interpreter.settings import Settings
 
 _JSON_LIMIT: Final = 16 * 1024 * 1024
 _MULTIPART_OVERHEAD: Final = 1024 * 1024
+_NOTEBOOKS: Final = "/v1/notebooks/execute"
 
 
 class BodyLimitMiddleware:
-    """Bounds the bodies of requests: files by the setting, all else by 16 MiB."""
+    """Bounds the bodies of requests: files and notebooks by the setting, all else by 16 MiB."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -46,7 +47,7 @@ class BodyLimitMiddleware:
     def _limit_of(self, path: str) -> int:
         if path.endswith("/files/upload"):
             return self._upload_limit + _MULTIPART_OVERHEAD
-        return self._upload_limit if "/files/" in path else _JSON_LIMIT
+        return self._upload_limit if "/files/" in path or path == _NOTEBOOKS else _JSON_LIMIT
 
     def _refuse(self, limit: int) -> ASGIApp:
         return answer(413, "too_large", _message(limit), hint="Send it in parts")

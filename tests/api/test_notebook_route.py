@@ -1,4 +1,4 @@
-"""Notebooks over REST: cells in order, parameters, errors, outputs, events, limits, and what papermill makes of them."""
+"""Notebooks over REST: cells in order, parameters, errors, outputs, events, limits, and what papermill makes of it."""
 
 from typing import Any
 

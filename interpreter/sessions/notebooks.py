@@ -1,0 +1,327 @@
+"""Notebooks that run in a session: cell by cell, followed by readers, given back with their outputs.
+
+What papermill does, with its metadata: https://papermill.readthedocs.io.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+from interpreter.errors import InterpreterError, InvalidRequest, TooLarge
+from interpreter.kernel.channels import MAIN
+from interpreter.kernel.paths import check_path
+from interpreter.sessions.clock import Clock, SystemClock
+from interpreter.sessions.executions import ExecutionRequest, RunningExecution
+from interpreter.sessions.journal import Journal
+from interpreter.sessions.live import LiveSession
+from interpreter.sessions.notebook_format import (
+    Notebook,
+    as_file,
+    as_members,
+    fill_metadata,
+    parse_json,
+    read_notebook,
+    tags_of,
+)
+from interpreter.sessions.notebook_outputs import NotebookOutputs
+from interpreter.sessions.notebook_parameters import inject_parameters
+from interpreter.sessions.records import NewSession
+from interpreter.sessions.service import Sessions
+
+Status = Literal["ok", "error", "timeout", "kernel_died", "failed"]
+_SKIP: Final = "skip-execution"
+_MAY_RAISE: Final = "raises-exception"
+_MARKER: Final = "papermill-error-cell-tag"
+"""Of cells that papermill adds to a notebook that failed."""
+_EXITS: Final = frozenset({"", "0"})
+
+
+@dataclass(frozen=True, slots=True)
+class NotebookRequest:
+    """A notebook, or the path of one in the session, and how to run it. ``timeout`` is in seconds, for each cell.
+
+    Without ``session_id`` a session is made from ``new`` and stopped at the end. In a given session the notebook runs
+    in a context that is opened for it, unless ``context`` names another one.
+    """
+
+    new: NewSession
+    notebook: dict[str, Any] | None = None
+    path: str | None = None
+    session_id: str | None = None
+    context: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    timeout: float | None = None
+    allow_errors: bool = False
+    output_path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    status: Status = "ok"
+    error: dict[str, Any] | None = None
+    failed_cell: int | None = None
+
+
+class RunningNotebook:
+    """One notebook that runs, from its first cell on. Made by `start_notebook`; to be closed."""
+
+    def __init__(
+        self,
+        live: LiveSession,
+        context: str,
+        notebook: Notebook,
+        request: NotebookRequest,
+        output_limit: int,
+        opened: AsyncExitStack,
+        clock: Clock,
+    ) -> None:
+        self.journal = Journal(output_limit)
+        """Events of cells and their outputs, as they come; ``answer`` is not among them."""
+        self.answer: list[bytes] = []
+        """Members of a JSON object that tells how it ended, with the executed notebook; there when `wait` returns."""
+        self._live = live
+        self._context = context
+        self._notebook = notebook
+        self._request = request
+        self._outputs = NotebookOutputs(output_limit)
+        self._opened = opened
+        self._clock = clock
+        self._closing: asyncio.Task[None] | None = None
+        self._task = asyncio.create_task(self._run())
+
+    async def wait(self) -> None:
+        """Return when it has ended and all that was opened for it is closed."""
+        await asyncio.shield(self._task)
+
+    async def close(self) -> None:
+        """Interrupt it when it still runs, and close what was opened for it."""
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        # Also when it was cancelled before its first step.
+        await self._release()
+
+    async def _run(self) -> None:
+        try:
+            began = self._clock.now()
+            metadata = self._begin(began)
+            self.journal.add({"type": "started", "cells": len(self._notebook["cells"])})
+            ending = await self._run_cells(metadata)
+            ended = self._clock.now()
+            metadata |= {"end_time": _time(ended), "duration": round(ended - began, 6)}
+            language = await self._language() if ending.status in {"ok", "error"} else None
+            await asyncio.to_thread(self._finish, language)
+            if self._request.output_path is not None:
+                ending = await self._write(self._request.output_path, ending)
+            head = {
+                "status": ending.status,
+                "session_id": self._live.record.id,
+                "error": ending.error,
+                "failed_cell": ending.failed_cell,
+                "truncated": self._outputs.truncated,
+                "duration_seconds": metadata["duration"],
+            }
+            self.answer = await asyncio.to_thread(lambda: list(as_members(head, self._notebook)))
+        finally:
+            try:
+                await self._release()
+            finally:
+                self.journal.close()
+
+    def _begin(self, now: float) -> dict[str, Any]:
+        metadata: dict[str, Any] = {
+            "default_parameters": {},
+            "environment_variables": {},
+            "input_path": self._request.path,
+            "output_path": self._request.output_path,
+            "parameters": dict(self._request.parameters),
+            "start_time": _time(now),
+            "end_time": None,
+            "duration": None,
+            "exception": None,
+        }
+        self._notebook["metadata"]["papermill"] = metadata
+        for cell in self._notebook["cells"]:
+            times = {"start_time": None, "end_time": None, "duration": None}
+            cell["metadata"]["papermill"] = {"exception": None, **times, "status": "pending"}
+        return metadata
+
+    async def _run_cells(self, metadata: dict[str, Any]) -> _Ending:
+        for index, cell in enumerate(self._notebook["cells"]):
+            began = self._clock.now()
+            about: dict[str, Any] = cell["metadata"]["papermill"]
+            about |= {"start_time": _time(began), "exception": False, "status": "running"}
+            self.journal.add({"type": "cell_started", "index": index, "id": cell["id"], "cell_type": cell["cell_type"]})
+            result = await self._run_cell(index, cell) if _is_run(cell) else {"status": "skipped"}
+            cell["execution_count"] = result.get("execution_count")
+            if cell["cell_type"] != "code":
+                del cell["execution_count"]
+            ended = self._clock.now()
+            ending = self._judged(index, cell, result)
+            failed = ending is not None
+            about |= {"end_time": _time(ended), "duration": round(ended - began, 6), "exception": failed}
+            about["status"] = "failed" if failed else "completed"
+            self.journal.add(
+                {
+                    "type": "cell_done",
+                    "index": index,
+                    "status": result["status"],
+                    "execution_count": result.get("execution_count"),
+                    "duration_seconds": about["duration"],
+                }
+            )
+            if ending is not None:
+                metadata["exception"] = True
+                return ending
+        return _Ending()
+
+    async def _run_cell(self, index: int, cell: dict[str, Any]) -> dict[str, Any]:
+        try:
+            self._live.check()
+            request = ExecutionRequest(cell["source"], self._context, self._request.timeout)
+            execution = await self._live.executions.start(request)
+        except InterpreterError as error:
+            return {"status": "failed", "error": error.as_json()}
+        try:
+            told = await self._follow(index, execution)
+        finally:
+            if not execution.done.is_set():
+                await asyncio.shield(self._live.executions.abandon(execution))
+        result = execution.result or {"status": "failed"}
+        return {**result, "error": told or result.get("error")}
+
+    async def _follow(self, index: int, execution: RunningExecution) -> dict[str, Any] | None:
+        told: dict[str, Any] | None = None
+        async for _, event in execution.journal.follow():
+            match event["type"]:
+                case "started" | "done":
+                    pass
+                case "session_ended":
+                    told = {"code": event["code"], "message": event["message"], "hint": None}
+                case _:
+                    if shown := self._outputs.add(index, event):
+                        self.journal.add({**shown, "index": index})
+        return told
+
+    def _judged(self, index: int, cell: dict[str, Any], result: dict[str, Any]) -> _Ending | None:
+        """How the notebook ends with this cell; None when it goes on."""
+        error = result.get("error")
+        match result["status"]:
+            case "ok" | "skipped":
+                return None
+            case "error":
+                if self._request.allow_errors or _MAY_RAISE in tags_of(cell):
+                    return None
+                if error and error.get("ename") == "SystemExit" and error.get("evalue") in _EXITS:
+                    # It has ended itself, and says that all is well.
+                    return _Ending()
+                return _Ending("error", error, index)
+            case "timeout" | "kernel_died" as status:
+                return _Ending(status, error, index)
+            case status:
+                lost = {"code": "kernel", "message": f"the cell's execution was {status}", "hint": None}
+                return _Ending("failed", error or lost, index)
+
+    async def _language(self) -> object:
+        with contextlib.suppress(InterpreterError):
+            return (await self._live.executions.kernel(self._context).info()).get("language_info")
+        return None
+
+    def _finish(self, language_info: object) -> None:
+        for index, outputs in self._outputs.finish().items():
+            self._notebook["cells"][index]["outputs"] = outputs
+        fill_metadata(self._notebook, language_info)
+
+    async def _write(self, path: str, ending: _Ending) -> _Ending:
+        try:
+            content = await asyncio.to_thread(as_file, self._notebook)
+            await self._live.session.upload(content, path)
+        except InterpreterError as error:
+            return ending if ending.error else _Ending("failed", error.as_json())
+        return ending
+
+    async def _release(self) -> None:
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._opened.aclose())
+        await asyncio.shield(self._closing)
+
+
+async def start_notebook(
+    sessions: Sessions, tenant: str, request: NotebookRequest, clock: Clock | None = None
+) -> RunningNotebook:
+    """Make all ready for a notebook and begin to run it.
+
+    Raises InvalidRequest, NotFound, Conflict, Busy, TransferError, and what starting a session raises.
+    """
+    sessions.check_accepting()
+    if request.output_path is not None:
+        check_path(request.output_path)
+    limit = sessions.settings.upload_limit
+    notebook = None if request.notebook is None else await asyncio.to_thread(_prepared, request.notebook, request)
+    async with AsyncExitStack() as stack:
+        live = await stack.enter_async_context(_session(sessions, tenant, request))
+        stack.enter_context(live.use())
+        if notebook is None:
+            data = await _read(live, request.path or "", limit)
+            notebook = await asyncio.to_thread(lambda: _prepared(parse_json(data), request))
+        context = await stack.enter_async_context(_context(sessions, live, request))
+        return RunningNotebook(live, context, notebook, request, limit, stack.pop_all(), clock or SystemClock())
+
+
+def _prepared(value: object, request: NotebookRequest) -> Notebook:
+    notebook = read_notebook(value)
+    notebook["cells"] = [cell for cell in notebook["cells"] if _MARKER not in tags_of(cell)]
+    inject_parameters(notebook, request.parameters)
+    return notebook
+
+
+@asynccontextmanager
+async def _session(sessions: Sessions, tenant: str, request: NotebookRequest) -> AsyncGenerator[LiveSession]:
+    if request.session_id is not None:
+        yield await sessions.running(tenant, request.session_id)
+        return
+    record = await sessions.create(tenant, request.new)
+    try:
+        yield await sessions.running(tenant, record.id)
+    finally:
+        await sessions.stop(tenant, record.id)
+
+
+@asynccontextmanager
+async def _context(sessions: Sessions, live: LiveSession, request: NotebookRequest) -> AsyncGenerator[str]:
+    if request.session_id is None or request.context is not None:
+        context = request.context or MAIN
+        live.executions.kernel(context)
+        yield context
+        return
+    # A clean kernel, as a notebook expects; the session's files are the same.
+    context = f"notebook-{secrets.token_hex(4)}"
+    await sessions.open_context(live, context)
+    try:
+        yield context
+    finally:
+        # Nothing to close when the session has ended meanwhile.
+        with contextlib.suppress(InterpreterError):
+            await sessions.close_context(live, context)
+
+
+async def _read(live: LiveSession, path: str, limit: int) -> bytes:
+    async with live.session.open_download(path) as file:
+        if file.size > limit:
+            raise TooLarge(f"{path} has {file.size} bytes; a notebook may have {limit}")
+        data = b"".join([piece async for piece in file.pieces])
+    if not data:
+        raise InvalidRequest(f"{path} is empty, not a notebook")
+    return data
+
+
+def _is_run(cell: dict[str, Any]) -> bool:
+    return cell["cell_type"] == "code" and cell["source"].strip() != "" and _SKIP not in tags_of(cell)
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
