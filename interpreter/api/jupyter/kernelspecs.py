@@ -17,9 +17,12 @@ _LOGOS: Final = {"logo-32x32.png": "image/png", "logo-64x64.png": "image/png", "
 _RESOURCES: Final = files("interpreter") / "jupyter" / "resources"
 
 
-@router.get("/api/kernelspecs", summary="List kernelspecs", responses=problems())
-async def kernelspecs(service: ServiceOf) -> KernelSpecs:
+@router.get("/api/kernelspecs", summary="List kernelspecs", responses=problems(404))
+async def kernelspecs(service: ServiceOf, user: str = "") -> KernelSpecs | KernelSpecModel:
     """Every built template, as a kernelspec."""
+    # With a user's name Jupyter Server's gateway client asks for one kernelspec so: ?user=USER/NAME.
+    if "/" in user:
+        return await kernelspec(service, user.rpartition("/")[2])
     specs = _specs(service)
     default = service.settings.default_template
     return KernelSpecs(default=default if default in specs else next(iter(specs), default), kernelspecs=specs)

@@ -1,0 +1,138 @@
+"""When Jupyter kernels are culled, on a clock that the tests turn, and what their front ends are told."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import websockets
+from channels_client import channels, new_kernel
+from manual_clock import ManualClock
+from served import SECONDS, Api, own_home, serve
+
+from interpreter import Engine, Settings
+from interpreter.sessions.live import LiveSession
+
+
+@asynccontextmanager
+async def own(settings: Settings, folder: Path, **more: Any) -> AsyncGenerator[tuple[Api, ManualClock]]:
+    clock = ManualClock()
+    home = own_home(settings, folder / "home")
+    more = {"default_template": "base", "memory_reserve_mb": 256, "cull_idle_timeout": 100, **more}
+    async with serve(Settings(home=home, **more), clock) as api:
+        yield api, clock
+
+
+def live_of(api: Api, kernel: str) -> LiveSession:
+    live = api.service.sessions.live_session(kernel.replace("-", ""))
+    assert live is not None
+    return live
+
+
+async def culled(live: LiveSession) -> bool:
+    async with asyncio.timeout(SECONDS):
+        await live.ended.wait()
+    return live.record.reason == "timeout"
+
+
+async def is_there(api: Api, kernel: str) -> bool:
+    for _ in range(20):
+        await asyncio.sleep(0)
+    return (await api.client.get(f"/api/kernels/{kernel}")).status_code == 200
+
+
+async def test_an_idle_kernel_is_culled_after_its_timeout_and_404_says_why(
+    engine: Engine, settings: Settings, tmp_path: Path
+) -> None:
+    async with own(settings, tmp_path) as (api, clock):
+        kernel = await new_kernel(api)
+        live = live_of(api, kernel)
+        clock.advance(99)
+        assert await is_there(api, kernel)
+        clock.advance(2)
+        assert await culled(live)
+        answer = await api.client.get(f"/api/kernels/{kernel}")
+        assert answer.status_code == 404
+        assert "timeout" in answer.json()["message"]
+
+
+async def test_a_kernel_with_a_client_is_kept_and_its_time_counts_from_when_that_left(
+    engine: Engine, settings: Settings, tmp_path: Path
+) -> None:
+    async with own(settings, tmp_path) as (api, clock):
+        kernel = await new_kernel(api)
+        live = live_of(api, kernel)
+        async with channels(api, kernel):
+            for _ in range(5):
+                clock.advance(90)
+                assert await is_there(api, kernel)
+        async with asyncio.timeout(SECONDS):
+            while live.clients.connections:  # noqa: ASYNC110  (the service notices a closed connection by itself)
+                await asyncio.sleep(0.01)
+        clock.advance(99)
+        assert await is_there(api, kernel)
+        clock.advance(2)
+        assert await culled(live)
+
+
+async def test_a_connected_kernel_is_culled_when_so_configured_and_its_client_is_told(
+    engine: Engine, settings: Settings, tmp_path: Path
+) -> None:
+    async with own(settings, tmp_path, cull_connected=True) as (api, clock):
+        kernel = await new_kernel(api)
+        live = live_of(api, kernel)
+        async with channels(api, kernel) as client:
+            clock.advance(101)
+            frame = await client.receive()
+            assert frame.content["execution_state"] == "dead"
+            assert frame.content["reason"] == "culled: the kernel was not used for 100 s"
+            with pytest.raises(websockets.ConnectionClosed) as closed:
+                await client.receive()
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1001, frame.content["reason"])
+        assert await culled(live)
+
+
+@pytest.mark.parametrize("cull_busy", [False, True])
+async def test_a_busy_kernel_is_culled_only_when_so_configured(
+    engine: Engine, settings: Settings, tmp_path: Path, cull_busy: bool
+) -> None:
+    async with own(settings, tmp_path, cull_busy=cull_busy) as (api, clock):
+        kernel = await new_kernel(api)
+        live = live_of(api, kernel)
+        async with channels(api, kernel, "mine") as client:
+            await client.ask("input()", allow_stdin=True)
+            await client.until(lambda frame: frame.type == "input_request")
+        async with asyncio.timeout(SECONDS):
+            while live.clients.connections:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        clock.advance(101)
+        if cull_busy:
+            assert await culled(live)
+            return
+        assert await is_there(api, kernel)
+        async with channels(api, kernel, "mine") as client:
+            await client.send("input_reply", {"value": ""}, "stdin")
+            await client.until(lambda f: f.content.get("execution_state") == "idle")
+        async with asyncio.timeout(SECONDS):
+            while live.clients.connections:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        clock.advance(101)
+        assert await culled(live)
+
+
+async def test_a_tab_that_looks_at_its_kernel_is_no_activity_and_code_is(
+    engine: Engine, settings: Settings, tmp_path: Path
+) -> None:
+    async with own(settings, tmp_path) as (api, clock):
+        kernel = await new_kernel(api)
+        made = (await api.client.get(f"/api/kernels/{kernel}")).json()["last_activity"]
+        async with channels(api, kernel) as client:
+            clock.advance(10)
+            await client.answered(await client.send("kernel_info_request", {}))
+            await client.answered(await client.send("comm_info_request", {}))
+            assert (await api.client.get(f"/api/kernels/{kernel}")).json()["last_activity"] == made
+            await client.execute("1")
+            assert (await api.client.get(f"/api/kernels/{kernel}")).json()["last_activity"] > made
