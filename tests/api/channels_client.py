@@ -113,6 +113,16 @@ class Channels:
                 left.discard("idle")
         return frames
 
+    async def answered_output(self, msg_id: str) -> list[Frame]:
+        """What belongs to a message that has no reply, such as comms', until its idle."""
+        return [
+            frame
+            for frame in await self.until(
+                lambda f: f.parent.get("msg_id") == msg_id and f.content.get("execution_state") == "idle"
+            )
+            if frame.parent.get("msg_id") == msg_id
+        ]
+
     async def ask(self, code: str, **more: Any) -> str:
         content = {
             "code": code,
