@@ -16,9 +16,9 @@ _CANCEL_SECONDS: Final = 5.0
 class BackgroundLoop:
     """Runs coroutines for callers in any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "interpreter-client") -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="interpreter-client", daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -71,6 +71,16 @@ class BackgroundLoop:
                 self._loop.call_soon_threadsafe(give_up)
                 concurrent.futures.wait({outcome}, _CANCEL_SECONDS)
             raise
+
+    async def join(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait in another loop for a coroutine's result; when the waiting is cancelled, so is the coroutine.
+
+        Raises RuntimeError when the loop is closed.
+        """
+        if self._loop.is_closed():
+            work.close()
+            raise RuntimeError("the loop is closed")
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     def iterate(self, items: AsyncGenerator[T]) -> Generator[T]:
         """The items of an asynchronous generator, which is closed when this one is."""

@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -80,12 +81,14 @@ class Engine:
         environment: dict[str, str] | None = None,
         session_id: str | None = None,
         place: Place | None = None,
+        key: bytes | None = None,
         on_end: OnEnd | None = None,
     ) -> AsyncGenerator[Session]:
         """Restore a session and hold it until the block is left.
 
-        With a ``place`` its machine outlives this process when that is killed, and can be taken over. ``on_end``
-        is told why the machine ended by itself. Raises TemplateNotFound, SnapshotDamaged, MachineStartFailed,
+        With a ``place`` its machine outlives this process when that is killed, and can be taken over. ``key`` signs
+        its kernels' messages: a new one when not given, none when empty. ``on_end`` is told why the machine ended by
+        itself. Raises TemplateNotFound, SnapshotDamaged, MachineStartFailed,
         GuestUnresponsive, DiskFull.
         """
         loaded = await self.load(template)
@@ -93,6 +96,8 @@ class Engine:
         # Health checks are calls: a guest that hears none of many has no service any more.
         orphaned_after = None if place is None else max(self.settings.health_interval * 10, _ORPHANED_SECONDS)
         renewal = Renewal(f"session-{session_id[:8]}", environment or {}, orphaned_after=orphaned_after)
+        if key is not None:
+            renewal = replace(renewal, key=key)
         events = _Events(on_end)
         guest = restore_guest(self.settings, loaded, renewal, events.listeners, place)
         async with self._hold(session_id, template, guest, renewal, events) as session:

@@ -1,0 +1,55 @@
+"""Kernels whose machines run on this host, with no service: one engine for all of a process."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from interpreter.jupyter.guests import Wanted
+from interpreter.kernel.splicing import ByteStream, open_splice
+from interpreter.sessions.engine import Engine
+from interpreter.sessions.kernel import OnChange
+from interpreter.sessions.session import Session
+
+
+class EmbeddedGuests:
+    """Restores sessions with an engine that is opened when the first one is wanted."""
+
+    def __init__(self) -> None:
+        self._engine: Engine | None = None
+        self._opening = asyncio.Lock()
+
+    @asynccontextmanager
+    async def kernel(self, wanted: Wanted, on_change: OnChange) -> AsyncGenerator["EmbeddedKernel"]:
+        """See `Guests`."""
+        async with self._opening:
+            if self._engine is None:
+                self._engine = await Engine().__aenter__()
+        restored = self._engine.session(wanted.template, environment=wanted.environment, key=wanted.key)
+        async with restored as session:
+            session.main.on_change = on_change
+            yield EmbeddedKernel(session)
+
+    async def close(self) -> None:
+        """See `Guests`."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await engine.__aexit__(None, None, None)
+
+
+class EmbeddedKernel:
+    """The main kernel of a session of this process."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def stream(self, channel: str) -> AbstractAsyncContextManager[ByteStream]:
+        """See `GuestKernel`."""
+        return open_splice(self._session.vsock.connect, channel)
+
+    async def interrupt(self) -> None:
+        """See `GuestKernel`."""
+        await self._session.interrupt()
+
+    async def restart(self) -> None:
+        """See `GuestKernel`."""
+        await self._session.restart()
