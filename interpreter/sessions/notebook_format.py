@@ -64,7 +64,7 @@ def parse_json(data: bytes) -> Any:
 def is_too_deep(value: object) -> bool:
     """Whether lists and objects are in each other more than 100 times."""
     level: list[object] = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         level = [part for one in level for part in _parts(one)]
         if not level:
             return False
@@ -201,10 +201,11 @@ def _repair_ids(cells: list[dict[str, Any]]) -> None:
     """Give an id to each cell that has none, or another one's. What is no id at all is left for the schema to tell."""
     taken: set[str] = set()
     for cell in cells:
-        if "id" not in cell or cell["id"] in taken:
-            cell["id"] = _new_id(taken)
-        if isinstance(cell["id"], str):
-            taken.add(cell["id"])
+        cell_id = cell.setdefault("id", None)
+        if cell_id is None or (isinstance(cell_id, str) and cell_id in taken):
+            cell_id = cell["id"] = _new_id(taken)
+        if isinstance(cell_id, str):
+            taken.add(cell_id)
 
 
 def _new_id(taken: set[str]) -> str:

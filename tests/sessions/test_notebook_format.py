@@ -1,0 +1,133 @@
+"""Notebooks as they come in: any JSON is either made one of format 4.5 or refused with one clear error."""
+
+import contextlib
+import copy
+import json
+from typing import Any
+
+import hypothesis.strategies as st
+import nbformat
+import pytest
+from hypothesis import given, settings
+
+from interpreter.errors import InvalidRequest
+from interpreter.sessions.notebook_format import (
+    MAX_CELLS,
+    as_file,
+    as_json,
+    as_members,
+    fill_metadata,
+    parse_json,
+    read_notebook,
+)
+
+TEXTS = st.text(max_size=5)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(TEXTS, parts, max_size=3),
+    max_leaves=8,
+)
+GOOD = nbformat.v4.new_notebook(
+    cells=[nbformat.v4.new_code_cell("1", id="one"), nbformat.v4.new_markdown_cell("m", id="two")]
+)
+KEYS = st.sampled_from(["nbformat", "nbformat_minor", "metadata", "cells", "worksheets", "x"])
+CELL_KEYS = st.sampled_from(
+    ["id", "cell_type", "metadata", "source", "outputs", "attachments", "input", "level", "tags"]
+)
+
+
+def cells(value: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
+    kinds = st.fixed_dictionaries({"cell_type": st.sampled_from(["code", "markdown", "raw", "heading", "html"])})
+    return st.lists(
+        st.builds(lambda kind, rest: {**rest, **kind}, kinds, st.dictionaries(CELL_KEYS, value, max_size=5)), max_size=3
+    )
+
+
+NOTEBOOKS = st.builds(
+    lambda version, rest, cells: {**rest, **version, "cells": cells, "worksheets": [{"cells": cells, "metadata": {}}]},
+    st.fixed_dictionaries({"nbformat": st.integers(2, 5), "nbformat_minor": st.integers(-1, 7)}),
+    st.dictionaries(KEYS, JSON, max_size=4),
+    cells(JSON | st.just({}) | st.lists(TEXTS, max_size=2)),
+)
+
+
+@given(JSON | NOTEBOOKS)
+@settings(max_examples=300)
+def test_anything_is_read_or_refused(value: Any) -> None:
+    with contextlib.suppress(InvalidRequest):
+        nbformat.validate(read_notebook(value))
+
+
+@given(st.sampled_from(["nbformat", "nbformat_minor", "metadata", "cells"]), JSON)
+def test_a_notebook_with_one_thing_wrong_is_read_or_refused(key: str, value: Any) -> None:
+    with contextlib.suppress(InvalidRequest):
+        nbformat.validate(read_notebook({**copy.deepcopy(GOOD), key: value}))
+
+
+@pytest.mark.parametrize("minor", range(8))
+def test_every_minor_version_is_upgraded(minor: int) -> None:
+    notebook = {**copy.deepcopy(GOOD), "nbformat_minor": minor}
+    if minor < 5:
+        for cell in notebook["cells"]:
+            del cell["id"]
+    read = read_notebook(notebook)
+    assert (read["nbformat"], read["nbformat_minor"]) == (4, 5)
+    assert len({cell["id"] for cell in read["cells"]}) == 2
+
+
+def test_cells_without_an_id_and_with_that_of_another_get_one() -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(f"{number}") for number in range(3)])
+    for cell in notebook["cells"]:
+        cell["id"] = "a"
+    del notebook["cells"][2]["id"]
+    ids = [cell["id"] for cell in read_notebook(notebook)["cells"]]
+    assert ids[0] == "a"
+    assert len(set(ids)) == 3
+
+
+def test_outputs_of_an_earlier_run_are_left_out_whatever_they_are() -> None:
+    notebook = copy.deepcopy(GOOD)
+    notebook["cells"][0] |= {"outputs": [{"output_type": "new"}], "execution_count": 7}
+    cell = read_notebook(notebook)["cells"][0]
+    assert (cell["outputs"], cell["execution_count"]) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"cells": [{"cell_type": "raw", "source": "", "metadata": {}, "id": f"{n}"} for n in range(MAX_CELLS + 1)]},
+            "cells",
+        ),
+        ({"metadata": {"kernelspec": {"name": "ir", "display_name": "R", "language": "R"}}}, "only Python"),
+        ({"metadata": json.loads("[" * 200 + "]" * 200)}, "in each other"),
+        ({"nbformat": True}, "no nbformat"),
+        ({"nbformat": 10**30}, "cannot be run"),
+        ({"nbformat_minor": "5"}, "no nbformat"),
+        ({"nbformat_minor": -1}, "no nbformat"),
+        ({"extra": 1}, "extra"),
+    ],
+)
+def test_what_is_wrong_is_told(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        read_notebook({**copy.deepcopy(GOOD), **change})
+
+
+@given(JSON)
+def test_json_is_what_every_parser_takes(value: Any) -> None:
+    json.loads(as_json(value), parse_constant=pytest.fail)
+    nested = json.loads(b"{" + b"".join(as_members({"value": value}, copy.deepcopy(GOOD))) + b"}")
+    assert nested["notebook"] == GOOD
+
+
+def test_a_file_is_read_again() -> None:
+    notebook = read_notebook(copy.deepcopy(GOOD))
+    assert read_notebook(parse_json(as_file(notebook))) == notebook
+
+
+@given(JSON | st.dictionaries(st.sampled_from(["name", "version", "codemirror_mode"]), JSON | TEXTS, max_size=3))
+def test_what_a_kernel_tells_of_its_language_makes_no_notebook_invalid(told: Any) -> None:
+    notebook = read_notebook(copy.deepcopy(GOOD))
+    fill_metadata(notebook, told)
+    nbformat.validate(notebook)
+    assert notebook["metadata"]["language_info"]["name"] is not None
