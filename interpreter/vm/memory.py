@@ -9,6 +9,7 @@ QEMU could otherwise change the memory of all others.
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -29,11 +30,26 @@ def load_memory(source: int) -> int:
     memory = new_memory(os.fstat(source).st_size)
     try:
         copy_sparse(source, memory)
-        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
+        _seal(memory)
     except BaseException:
         os.close(memory)
         raise
     return memory
+
+
+def _seal(memory: int) -> None:
+    # EBUSY: the system still holds pages that were just written (it waits for them itself, for 0.15 s); nobody tells
+    # when it has let go of them.
+    for wait in (0.05, 0.2, 0.8, 3.2):
+        try:
+            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            time.sleep(wait)
+        else:
+            return
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
 
 
 def save_memory(memory: int, target: int) -> None:

@@ -72,6 +72,14 @@ async def test_allowed_variables_reach_the_kernel_and_no_others(api: Api) -> Non
     await api.client.delete(f"/api/kernels/{kernel}")
 
 
+async def test_a_notebook_that_asks_for_any_python_gets_the_default_template(api: Api) -> None:
+    # nbclient through the gateway always asks for python3.
+    kernel = await new_kernel(api, name="python3")
+    assert (await api.client.get(f"/api/kernels/{kernel}")).json()["name"] == "base"
+    await api.client.delete(f"/api/kernels/{kernel}")
+    assert (await api.client.get("/api/kernelspecs/python3")).json()["name"] == "base"
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [

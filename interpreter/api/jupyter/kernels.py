@@ -5,12 +5,14 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Response
 
 from interpreter.api.caller import Caller, CallerOf
+from interpreter.api.jupyter.kernelspecs import ANY_PYTHON
 from interpreter.api.jupyter.models import KernelId, KernelModel, NewKernel, kernel_model, kernel_of, kernels_of
 from interpreter.api.problems import problems
 from interpreter.api.service import Service, ServiceOf
 from interpreter.errors import InterpreterError, InvalidRequest
 from interpreter.sessions.live import LiveSession
 from interpreter.sessions.records import Front, NewSession, TimeoutMode
+from interpreter.templates.store import TemplateStore
 
 router = APIRouter(prefix="/api/kernels", tags=["jupyter"])
 
@@ -76,9 +78,10 @@ async def start_kernel(service: Service, caller: Caller, wanted: NewKernel) -> L
         for name, value in wanted.env.items()
         if name.startswith(_ALWAYS_ALLOWED) or name in settings.kernel_env
     }
+    is_any = wanted.name in ANY_PYTHON and wanted.name not in TemplateStore(settings.templates_home).list()
     try:
         session = NewSession(
-            template=wanted.name,
+            template=None if is_any else wanted.name,
             timeout_seconds=settings.cull_idle_timeout or None,
             timeout_mode=TimeoutMode.IDLE,
             env=allowed,

@@ -14,6 +14,8 @@ from interpreter.templates.store import TemplateStore
 router = APIRouter(tags=["jupyter"])
 
 _LOGOS: Final = {"logo-32x32.png": "image/png", "logo-64x64.png": "image/png", "logo-svg.svg": "image/svg+xml"}
+ANY_PYTHON: Final = frozenset({"python3", "python"})
+"""What clients and notebooks from elsewhere call their kernel, whichever it is: here the default template."""
 _RESOURCES: Final = files("interpreter") / "jupyter" / "resources"
 
 
@@ -31,7 +33,9 @@ async def kernelspecs(service: ServiceOf, user: str = "") -> KernelSpecs | Kerne
 @router.get("/api/kernelspecs/{name}", summary="Look at a kernelspec", responses=problems(404))
 async def kernelspec(service: ServiceOf, name: str) -> KernelSpecModel:
     """One template as a kernelspec."""
-    if (spec := _specs(service).get(name)) is None:
+    specs = _specs(service)
+    spec = specs.get(service.settings.default_template if name in ANY_PYTHON - specs.keys() else name)
+    if spec is None:
         raise NotFound(f"there is no kernelspec {name[:100]!r}", hint="Build its template")
     return spec
 
