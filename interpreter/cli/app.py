@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from interpreter.cli import doctor as doctor_command
+from interpreter.cli import kernelspec as kernelspec_command
 from interpreter.cli import run as run_command_module
 from interpreter.cli import session as session_command
 from interpreter.cli import template as template_command
@@ -26,6 +27,7 @@ app = typer.Typer(
 template = typer.Typer(name="template", help="Build, list, show and remove templates.", no_args_is_help=True)
 app.add_typer(template)
 app.add_typer(session_command.app)
+app.add_typer(kernelspec_command.app)
 
 
 @app.command()

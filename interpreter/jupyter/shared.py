@@ -61,7 +61,7 @@ class Shared:
 
     async def _new_kernel(self, url: str, wanted: Wanted, endpoints: Endpoints) -> RelayedKernel:
         if url not in self._guests:
-            self._guests[url] = _guests_of(url)
+            self._guests[url] = guests_of(url)
         kernel = RelayedKernel(self._guests[url], wanted, endpoints)
         self._kernels.add(kernel)
         return kernel
@@ -113,7 +113,8 @@ def be_quiet() -> None:
         )
 
 
-def _guests_of(url: str) -> Guests:
+def guests_of(url: str) -> Guests:
+    """Where kernels come from: the service at ``url``, or an engine of this process when that is empty."""
     if url:
         raise NotImplementedError
     return EmbeddedGuests()
