@@ -7,6 +7,7 @@ import typer
 
 from interpreter.cli import doctor as doctor_command
 from interpreter.cli import kernelspec as kernelspec_command
+from interpreter.cli import notebook as notebook_command
 from interpreter.cli import run as run_command_module
 from interpreter.cli import session as session_command
 from interpreter.cli import template as template_command
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 template = typer.Typer(name="template", help="Build, list, show and remove templates.", no_args_is_help=True)
 app.add_typer(template)
+session_command.app.command("notebook", cls=notebook_command.PairsCommand)(notebook_command.notebook)
 app.add_typer(session_command.app)
 app.add_typer(kernelspec_command.app)
 

@@ -1,9 +1,8 @@
 """The client for asyncio."""
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from datetime import datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
@@ -17,24 +16,20 @@ from interpreter.client.models import (
     Event,
     ExecutionInfo,
     ExecutionResult,
-    FileInfo,
-    FilePage,
-    FileText,
     SessionInfo,
     SessionPage,
     SessionUsage,
     TemplateInfo,
     TemplateList,
-    Uploaded,
     UsageGroup,
     UsageReport,
 )
-from interpreter.client.pieces import Progress, counted, cut, read_file, write_file
+from interpreter.client.notebooks import ServiceNotebooks, SessionNotebooks
 from interpreter.client.results import command_result, execution_result
-from interpreter.client.transport import Call, Transport, session_path
+from interpreter.client.session_files import SessionFiles
+from interpreter.client.transport import LONG_SECONDS, Call, Transport
 from interpreter.errors import Conflict, InterpreterError
 
-ArchiveFormat = Literal["tar.gz", "tar", "zip"]
 GroupBy = Literal["day", "template", "tenant"]
 NetworkMode = Literal["SANDBOX", "PUBLIC"]
 TimeoutMode = Literal["total", "idle"]
@@ -42,14 +37,10 @@ OnInput = Callable[[str, bool], str | Awaitable[str]]
 """Answers the code's ``input()``: gets the prompt and whether the answer is a password."""
 
 TIMEOUT: Final = 60.0
-TEXT_LIMIT: Final = 100_000
 _SESSION_PAGE: Final = 200
-_FILE_PAGE: Final = 1000
-_LONG_SECONDS: Final = 300.0
-"""What the service may take for what goes through many files, or needs a snapshot made anew."""
 
 
-class AsyncClient:
+class AsyncClient(ServiceNotebooks):
     """A service. Without ``url`` that of INTERPRETER_URL, else http://127.0.0.1:8888; without ``api_key``
     INTERPRETER_API_KEY.
 
@@ -66,7 +57,7 @@ class AsyncClient:
         timeout: float = TIMEOUT,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._transport = Transport(url, api_key, timeout=timeout, transport=transport)
+        super().__init__(Transport(url, api_key, timeout=timeout, transport=transport))
 
     async def __aenter__(self) -> Self:
         return self
@@ -101,7 +92,7 @@ class AsyncClient:
         }
         body = {key: value for key, value in wanted.items() if value is not None}
         # The first session after an upgrade of QEMU has to wait for its template's new snapshot.
-        info = await self._transport.get(Call("POST", "/v1/sessions", body=body, seconds=_LONG_SECONDS), SessionInfo)
+        info = await self._transport.get(Call("POST", "/v1/sessions", body=body, seconds=LONG_SECONDS), SessionInfo)
         return AsyncSession(self._transport, info.id)
 
     def session(self, session_id: str) -> "AsyncSession":
@@ -137,16 +128,11 @@ class AsyncClient:
         return (await self._transport.get(call, UsageReport)).groups
 
 
-class AsyncSession:
+class AsyncSession(SessionFiles, SessionNotebooks):
     """A session of a service. As a context manager it is stopped when that is left.
 
     Paths are the session's; relative ones start in its home folder.
     """
-
-    def __init__(self, transport: Transport, session_id: str) -> None:
-        self.id = session_id
-        self._transport = transport
-        self._path = session_path(session_id)
 
     async def __aenter__(self) -> Self:
         return self
@@ -304,113 +290,6 @@ class AsyncSession:
     async def stop_command(self, command_id: str) -> None:
         """End a command and what it has started."""
         await self._transport.send(self._call("DELETE", "commands", command_id))
-
-    # Files
-
-    async def upload(
-        self,
-        source: Path | bytes | AsyncIterable[bytes],
-        path: str,
-        *,
-        overwrite: bool = True,
-        progress: Progress | None = None,
-    ) -> int:
-        """Write a file, whole or not at all; returns its size in bytes. Folders on the way are made.
-
-        What is not to be overwritten raises FileExists. Raises OSError for a file that cannot be read.
-        """
-        size = len(source) if isinstance(source, bytes) else None
-        if isinstance(source, Path):
-            size = source.stat().st_size
-
-        def content() -> AsyncIterable[bytes]:
-            if isinstance(source, Path):
-                return counted(read_file(source, size or 0), size, progress)
-            return counted(cut(source) if isinstance(source, bytes) else source, size, progress)
-
-        call = Call(
-            "PUT",
-            f"{self._path}/files/content",
-            {"path": path, "overwrite": overwrite},
-            content=content,
-            headers={"Content-Type": "application/octet-stream"}
-            | ({} if size is None else {"Content-Length": f"{size}"}),
-            once=size is None,
-            seconds=_LONG_SECONDS,
-        )
-        return (await self._transport.get(call, Uploaded)).size
-
-    async def download(self, path: str, target: Path | None = None, *, progress: Progress | None = None) -> bytes:
-        """A file's bytes. With ``target`` they are written there, whole or not at all, and none are returned.
-
-        Raises OSError when ``target`` cannot be written.
-        """
-        return await self._fetch(self._call("GET", "files", "content", params={"path": path}), target, progress)
-
-    async def archive(self, path: str, target: Path, format: ArchiveFormat = "tar.gz") -> None:  # noqa: A002
-        """Write an archive of a folder (or file) to ``target``, whole or not at all. A zip leaves links out.
-
-        Raises OSError when ``target`` cannot be written.
-        """
-        call = self._call("GET", "files", "archive", params={"path": path, "format": format}, seconds=_LONG_SECONDS)
-        await self._fetch(call, target, None)
-
-    async def read_text(self, path: str, limit: int = TEXT_LIMIT) -> str:
-        """The first ``limit`` bytes of a file as text (at most 1,000,000); what is no UTF-8 is replaced."""
-        call = self._call("GET", "files", "text", params={"path": path, "limit": limit})
-        return (await self._transport.get(call, FileText)).text
-
-    async def list_files(self, path: str = ".", hidden: bool = True) -> AsyncGenerator[FileInfo]:
-        """A folder's entries by name; without ``hidden`` no dot files."""
-        after: str | None = None
-        while True:
-            params = {"path": path, "hidden": hidden, "limit": _FILE_PAGE, "after": after}
-            page = await self._transport.get(self._call("GET", "files", params=params), FilePage)
-            for entry in page.entries:
-                yield entry
-            if page.next is None:
-                return
-            after = page.next
-
-    async def describe(self, path: str) -> FileInfo:
-        """A file or folder; a link is not followed. Raises FileNotFound."""
-        return await self._transport.get(self._call("GET", "files", "entry", params={"path": path}), FileInfo)
-
-    async def make_folder(self, path: str) -> FileInfo:
-        """Make a folder and those on the way to it; one that is there will do."""
-        return await self._transport.get(self._call("POST", "files", "folders", body={"path": path}), FileInfo)
-
-    async def move(self, source: str, target: str, overwrite: bool = False) -> FileInfo:
-        """Move or rename. What lies at the target is replaced only with ``overwrite``, else raises FileExists."""
-        body = {"source": source, "target": target, "overwrite": overwrite}
-        return await self._transport.get(
-            self._call("POST", "files", "move", body=body, seconds=_LONG_SECONDS), FileInfo
-        )
-
-    async def remove(self, path: str, recursive: bool = False) -> None:
-        """Remove a file, a link or a folder; one that is not empty only with ``recursive``."""
-        params = {"path": path, "recursive": recursive}
-        await self._transport.send(self._call("DELETE", "files", params=params, seconds=_LONG_SECONDS))
-
-    def _call(
-        self,
-        method: str,
-        *parts: str,
-        params: Mapping[str, str | int | float | bool | None] | None = None,
-        body: Mapping[str, Any] | None = None,
-        seconds: float = 0.0,
-    ) -> Call:
-        return Call(method, session_path(self.id, *parts), params or {}, body, seconds=seconds)
-
-    async def _fetch(self, call: Call, target: Path | None, progress: Progress | None) -> bytes:
-        # As it is: what a proxy has packed would have another length than the file.
-        async with self._transport.open(call, headers={"Accept-Encoding": "identity"}) as response:
-            length = response.headers.get("content-length", "")
-            pieces = counted(response.aiter_bytes(), int(length) if length.isdecimal() else None, progress)
-            if target is None:
-                return b"".join([piece async for piece in pieces])
-            await write_file(pieces, target)
-            return b""
 
 
 def _code(code: str, context_id: str, timeout: float | None, silent: bool, store_history: bool) -> dict[str, Any]:

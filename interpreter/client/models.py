@@ -11,6 +11,7 @@ Event = dict[str, Any]
 CommandStatus = Literal["ok", "error", "timeout", "failed", "cancelled"]
 ExecutionStatus = Literal["ok", "error", "aborted", "timeout", "kernel_died", "failed", "cancelled", "lost"]
 FileType = Literal["file", "folder", "link", "other"]
+NotebookStatus = Literal["ok", "error", "timeout", "kernel_died", "failed"]
 
 
 class _Answer(BaseModel):
@@ -160,6 +161,23 @@ class CommandInfo(_Answer):
     started_at: float
     ended_at: float | None = None
     result: CommandResult | None = None
+
+
+class NotebookResult(_Answer):
+    """How a notebook ended, and the notebook with its outputs, of nbformat 4.5.
+
+    ``error`` has ename, evalue and traceback of an exception, or code, message and hint of a failure;
+    ``failed_cell`` is the number of the cell that it ended with, from 0.
+    """
+
+    status: NotebookStatus
+    session_id: str
+    error: dict[str, Any] | None = None
+    failed_cell: int | None = None
+    truncated: bool = False
+    """Whether output past the service's limit was left out."""
+    duration_seconds: float = 0.0
+    notebook: dict[str, Any]
 
 
 class FileInfo(_Answer):

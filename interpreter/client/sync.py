@@ -10,20 +10,11 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import httpx
 
-from interpreter.client.aio import (
-    TEXT_LIMIT,
-    TIMEOUT,
-    ArchiveFormat,
-    AsyncClient,
-    AsyncSession,
-    GroupBy,
-    NetworkMode,
-    TimeoutMode,
-)
+from interpreter.client.aio import TIMEOUT, AsyncClient, AsyncSession, GroupBy, NetworkMode, TimeoutMode
 from interpreter.client.loop import BackgroundLoop
 from interpreter.client.models import (
     CommandInfo,
@@ -32,12 +23,15 @@ from interpreter.client.models import (
     ExecutionInfo,
     ExecutionResult,
     FileInfo,
+    NotebookResult,
     SessionInfo,
     SessionUsage,
     TemplateInfo,
     UsageGroup,
 )
+from interpreter.client.notebooks import GivenSessionOptions, NotebookSource, OwnSessionOptions
 from interpreter.client.pieces import Progress, from_iterable
+from interpreter.client.session_files import TEXT_LIMIT, ArchiveFormat
 from interpreter.errors import Conflict, InterpreterError
 
 
@@ -111,6 +105,17 @@ class Client:
     ) -> list[UsageGroup]:
         """Sums over sessions from ``start`` (30 days ago) to ``end`` (now); a time without a zone is this machine's."""
         return self._loop.run(self._client.usage(start, end, group_by))
+
+    def execute_notebook(self, notebook: NotebookSource, **options: Unpack[OwnSessionOptions]) -> NotebookResult:
+        """Run a notebook to its end in a session of its own. How it ended is in the result."""
+        return self._loop.run(self._client.execute_notebook(notebook, **options))
+
+    def stream_notebook(self, notebook: NotebookSource, **options: Unpack[OwnSessionOptions]) -> Generator[Event]:
+        """Run a notebook in a session of its own and give its events as they come.
+
+        Closing the generator before its end stops the session.
+        """
+        return self._loop.iterate(self._client.stream_notebook(notebook, **options))
 
 
 class Session:
@@ -264,6 +269,18 @@ class Session:
     def stop_command(self, command_id: str) -> None:
         """End a command and what it has started."""
         self._loop.run(self._session.stop_command(command_id))
+
+    def execute_notebook(
+        self, notebook: NotebookSource | None = None, path: str | None = None, **options: Unpack[GivenSessionOptions]
+    ) -> NotebookResult:
+        """Run a notebook, or the one at ``path`` in the session, to its end. How it ended is in the result."""
+        return self._loop.run(self._session.execute_notebook(notebook, path, **options))
+
+    def stream_notebook(
+        self, notebook: NotebookSource | None = None, path: str | None = None, **options: Unpack[GivenSessionOptions]
+    ) -> Generator[Event]:
+        """Run a notebook and give its events as they come. Closing the generator before its end interrupts the cell."""
+        return self._loop.iterate(self._session.stream_notebook(notebook, path, **options))
 
     def upload(
         self,

@@ -24,6 +24,8 @@ from interpreter.errors import ConfigurationError, InvalidRequest, ServiceError,
 
 DEFAULT_URL: Final = "http://127.0.0.1:8888"
 MAX_TRIES: Final = 3
+LONG_SECONDS: Final = 300.0
+"""What the service may take for what goes through many files, or needs a snapshot made anew."""
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _FIRST_PAUSE: Final = 0.25
 """Seconds, about, before the second try when the service does not say how long; twice that before the third."""
@@ -162,7 +164,9 @@ class Transport:
     async def events(self, call: Call) -> AsyncGenerator[Event]:
         """Make a request and give the events of its answer, up to and with ``done``. Raises InterpreterError."""
         parser = EventParser()
-        async with self.open(call, headers=_EVENTS, quiet=max(self._timeout, _QUIET_SECONDS)) as response:
+        async with self.open(
+            call, headers=_EVENTS, quiet=max(self._timeout + call.seconds, _QUIET_SECONDS)
+        ) as response:
             async for piece in response.aiter_bytes():
                 for event in parser.feed(piece):
                     told = _event(event.data)
