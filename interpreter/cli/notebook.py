@@ -99,6 +99,9 @@ async def _run(run: NotebookRun) -> int:
     from interpreter.client import AsyncClient
 
     content = await asyncio.to_thread(_read, run.file)
+    if run.out is not None and not run.out.parent.is_dir():
+        # Before, not after hours of work.
+        raise ConfigurationError(f"{run.out} cannot be written: there is no folder {run.out.parent}")
     async with AsyncClient() as client:
         done = await _follow(_events(client, run, content), run)
     executed: Any = done.pop("notebook", None)
