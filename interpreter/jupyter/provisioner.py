@@ -3,7 +3,6 @@
 import os
 import secrets
 import signal
-from contextlib import ExitStack
 from typing import Any, Final, cast
 
 from jupyter_client.connect import KernelConnectionInfo
@@ -11,9 +10,8 @@ from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from traitlets import Unicode
 
 from interpreter.errors import InterpreterError
-from interpreter.jupyter.endpoints import SIGNATURE_SCHEME, endpoints_in
+from interpreter.jupyter.endpoints import SIGNATURE_SCHEME
 from interpreter.jupyter.environment import guest_environment
-from interpreter.jupyter.folder import socket_folder
 from interpreter.jupyter.guests import Wanted
 from interpreter.jupyter.relayed import RelayedKernel
 from interpreter.jupyter.shared import Shared, be_quiet, join_shared, leave_shared
@@ -45,7 +43,6 @@ class MicrovmProvisioner(KernelProvisionerBase):
         super().__init__(**kwargs)
         self._shared: Shared | None = None
         self._kernel: RelayedKernel | None = None
-        self._stack = ExitStack()
         self._launched = False
 
     @property
@@ -117,16 +114,15 @@ class MicrovmProvisioner(KernelProvisionerBase):
         return max(recommended, _SHUTDOWN_SECONDS)
 
     async def _open(self, environment: dict[str, str]) -> None:
-        folder = self._stack.enter_context(socket_folder())
-        endpoints = endpoints_in(folder)
         key = secrets.token_hex(32).encode()
         names: dict[str, str] = self.kernel_spec.env if self.kernel_spec else {}
         wanted = Wanted(self.template, key, guest_environment(environment, names))
         url = self.url or os.environ.get("INTERPRETER_URL", "")
         self._shared = join_shared()
-        self._kernel = await self._shared.new_kernel(url, wanted, endpoints)
+        self._kernel = await self._shared.new_kernel(url, wanted)
         self.connection_info = cast(
-            "KernelConnectionInfo", {**endpoints.model_dump(), "key": key, "signature_scheme": SIGNATURE_SCHEME}
+            "KernelConnectionInfo",
+            {**self._kernel.endpoints.model_dump(), "key": key, "signature_scheme": SIGNATURE_SCHEME},
         )
 
     async def _close(self) -> None:
@@ -139,7 +135,6 @@ class MicrovmProvisioner(KernelProvisionerBase):
         finally:
             if shared is not None:
                 await leave_shared(shared)
-            self._stack.close()
 
     async def _end(self, signum: int) -> None:
         if self._kernel is not None:

@@ -30,11 +30,14 @@ class RelayedKernel:
     def __init__(self, guests: Guests, wanted: Wanted, endpoints: Endpoints) -> None:
         self.status: int | None = None
         """The exit status of a kernel that has ended, negative for a signal; None while it runs."""
+        self.endpoints = endpoints
+        """Where clients connect."""
         self._guests = guests
         self._wanted = wanted
         self._listeners = Listeners(endpoints, self._connected)
         self._held: Held[GuestKernel] | None = None
         self._guest: GuestKernel | None = None
+        self._changing = asyncio.Lock()
         self._ended = asyncio.Event()
         self._settled = asyncio.Event()
         """Whether it is known if there is a kernel; clients that come before that wait."""
@@ -47,19 +50,20 @@ class RelayedKernel:
         """Start the kernel, or replace the one that was there by a new one: in the same session, where files stay,
         or in a new one with the same key when the machine is gone. Raises InterpreterError.
         """
-        self._settled.clear()
-        try:
-            await self.listen()
-            if not await self._restarted():
-                self._status_is(None)
-                held = Held(self._guests.kernel(self._wanted, self._changed))
-                self._guest = await held.entered()
-                self._held = held
-        except BaseException:
-            self._status_is(UNKNOWN)
-            raise
-        finally:
-            self._settled.set()
+        async with self._changing:
+            self._settled.clear()
+            try:
+                await self.listen()
+                if not await self._restarted():
+                    self._status_is(None)
+                    held = Held(self._guests.kernel(self._wanted, self._changed))
+                    self._guest = await held.entered()
+                    self._held = held
+            except BaseException:
+                self._status_is(UNKNOWN)
+                raise
+            finally:
+                self._settled.set()
 
     async def interrupt(self) -> None:
         """Interrupt what runs, as Ctrl-C does; nothing happens when there is no kernel or it takes too long."""
@@ -83,12 +87,14 @@ class RelayedKernel:
 
     async def close(self) -> None:
         """End the kernel with its session, and listen no more."""
-        if self.status is None:
-            self._status_is(MACHINE_GONE)
-        try:
-            await self._listeners.close()
-        finally:
-            await self._leave()
+        # A start that was broken off is given the time to end what it has begun.
+        async with self._changing:
+            if self.status is None:
+                self._status_is(MACHINE_GONE)
+            try:
+                await self._listeners.close()
+            finally:
+                await self._leave()
 
     async def _restarted(self) -> bool:
         """Replace the kernel in its session; False when that cannot be, and then there is no session any more."""

@@ -10,13 +10,15 @@ import os
 import sys
 import threading
 from collections.abc import Coroutine
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import structlog
 
 from interpreter.client.loop import BackgroundLoop
 from interpreter.jupyter.embedded import EmbeddedGuests
-from interpreter.jupyter.endpoints import Endpoints
+from interpreter.jupyter.endpoints import endpoints_in
+from interpreter.jupyter.folder import socket_folder
 from interpreter.jupyter.guests import Guests, Wanted
 from interpreter.jupyter.relayed import RelayedKernel
 
@@ -30,18 +32,18 @@ class Shared:
         self.users = 0
         self._loop = BackgroundLoop("interpreter-kernels")
         self._guests: dict[str, Guests] = {}
-        self._kernels: set[RelayedKernel] = set()
+        self._kernels: dict[RelayedKernel, ExitStack] = {}
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run something in the thread, from any loop, and wait for its result."""
         return await self._loop.join(work)
 
-    async def new_kernel(self, url: str, wanted: Wanted, endpoints: Endpoints) -> RelayedKernel:
+    async def new_kernel(self, url: str, wanted: Wanted) -> RelayedKernel:
         """A kernel that is not started yet, of the service at ``url``, or of this process when that is empty.
 
-        What is wrong with the URL raises ConfigurationError.
+        Raises ConfigurationError for what is no URL, HostError.
         """
-        return await self.run(self._new_kernel(url, wanted, endpoints))
+        return await self.run(self._new_kernel(url, wanted))
 
     async def close_kernel(self, kernel: RelayedKernel) -> None:
         """Close a kernel."""
@@ -58,17 +60,24 @@ class Shared:
         with contextlib.suppress(Exception):
             self._loop.run(self._close())
             self._loop.close()
+        for folder in self._kernels.values():
+            folder.close()
 
-    async def _new_kernel(self, url: str, wanted: Wanted, endpoints: Endpoints) -> RelayedKernel:
+    async def _new_kernel(self, url: str, wanted: Wanted) -> RelayedKernel:
         if url not in self._guests:
             self._guests[url] = guests_of(url)
-        kernel = RelayedKernel(self._guests[url], wanted, endpoints)
-        self._kernels.add(kernel)
+        with ExitStack() as stack:
+            endpoints = endpoints_in(stack.enter_context(socket_folder()))
+            kernel = RelayedKernel(self._guests[url], wanted, endpoints)
+            self._kernels[kernel] = stack.pop_all()
         return kernel
 
     async def _close_kernel(self, kernel: RelayedKernel) -> None:
-        self._kernels.discard(kernel)
-        await kernel.close()
+        try:
+            await kernel.close()
+        finally:
+            if kernel in self._kernels:
+                self._kernels.pop(kernel).close()
 
     async def _close(self) -> None:
         for kernel in list(self._kernels):

@@ -1,0 +1,50 @@
+"""Kernelspecs installed by the command into a folder of the run's own, and clients of their kernels."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from started_kernel import LAUNCHED, PROVISIONED, Started
+
+from interpreter import Engine, Settings
+
+
+@pytest.fixture(scope="session")
+def kernelspecs(engine: Engine, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
+    prefix = tmp_path_factory.mktemp("jupyter")
+    kernels = prefix / "share" / "jupyter" / "kernels"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INTERPRETER_HOME", str(settings.home))
+        patch.setenv("JUPYTER_PATH", str(kernels.parent))
+        patch.setenv("JUPYTER_RUNTIME_DIR", str(prefix / "runtime"))
+        patch.delenv("INTERPRETER_URL", raising=False)
+        command = [sys.executable, "-c", "from interpreter.cli import main; main()", "kernelspec", "install"]
+        subprocess.run([*command, "-t", "base", "--prefix", str(prefix)], check=True)
+        document = json.loads((kernels / PROVISIONED / "kernel.json").read_text())
+        del document["metadata"]["kernel_provisioner"]
+        (kernels / LAUNCHED).mkdir()
+        (kernels / LAUNCHED / "kernel.json").write_text(json.dumps(document))
+        yield kernels
+
+
+@pytest.fixture
+def start(kernelspecs: Path) -> Generator[Callable[..., Started]]:
+    started: list[Started] = []
+
+    def new(name: str = PROVISIONED, **more: Any) -> Started:
+        kernel = Started(name, **more)
+        started.append(kernel)
+        return kernel
+
+    yield new
+    for kernel in started:
+        kernel.stop()
+
+
+@pytest.fixture
+def kernel(start: Callable[..., Started]) -> Started:
+    return start()

@@ -1,0 +1,344 @@
+"""A provisioned kernel does what a local one does: over restarts, interrupts, deaths, and when its client is gone.
+
+Every test has a machine, or more than one, of its own; the relaying happens in this process, as in a front end.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import pytest
+import zmq
+from jupyter_client.ioloop.manager import AsyncIOLoopKernelManager
+from jupyter_client.manager import AsyncKernelManager, KernelManager
+from jupyter_client.session import Session
+from started_kernel import PROVISIONED, Started, machines_of
+
+Start = Callable[..., Started]
+SECONDS = 60.0
+
+
+def socket_folders() -> set[str]:
+    return {path.name for path in Path(tempfile.gettempdir()).glob("interpreter-kernel-*")}
+
+
+def relay_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "interpreter-kernels"]
+
+
+@pytest.fixture
+def nothing_left() -> Generator[None]:
+    """What a test has started is gone at its end: machines, folders, threads."""
+    machines, folders, threads = set(machines_of()), socket_folders(), relay_threads()
+    yield
+    assert set(machines_of()) == machines
+    assert socket_folders() <= folders
+    assert relay_threads() == threads
+
+
+class RestartingManager(AsyncIOLoopKernelManager):
+    """Restarts its kernel when that has died, and tells when it is there again."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more)
+        self.launched = asyncio.Event()
+
+    async def _async_post_start_kernel(self, **more: Any) -> None:
+        await super()._async_post_start_kernel(**more)
+        self.launched.set()
+
+
+@pytest.fixture
+async def manager(kernelspecs: Path) -> AsyncGenerator[RestartingManager]:
+    manager = RestartingManager(kernel_name=PROVISIONED)
+    await manager.start_kernel()
+    manager.launched.clear()
+    yield manager
+    await manager.shutdown_kernel()
+
+
+async def test_all_that_a_kernel_has_opened_is_closed(nothing_left: None, kernelspecs: Path) -> None:
+    before = len(machines_of())
+    kernel = Started(PROVISIONED)
+    folder = Path(kernel.manager.ip).parent
+    assert len(machines_of()) == before + 1
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    kernel.stop()
+    assert not folder.exists()
+
+
+def test_a_kernel_that_cannot_start_says_what_to_do_and_leaves_nothing(nothing_left: None, kernelspecs: Path) -> None:
+    document = json.loads((kernelspecs / PROVISIONED / "kernel.json").read_text())
+    document["metadata"]["kernel_provisioner"]["config"]["template"] = "nothing"
+    (kernelspecs / "broken").mkdir(exist_ok=True)
+    (kernelspecs / "broken" / "kernel.json").write_text(json.dumps(document))
+    with pytest.raises(RuntimeError, match="interpreter template build nothing"):
+        KernelManager(kernel_name="broken").start_kernel()
+
+
+def test_restart_keeps_files_ports_and_key_and_drops_variables(kernel: Started) -> None:
+    kernel.run("x = 1\nopen('kept', 'w').write('data')")
+    before, machine = kernel.manager.get_connection_info(), machines_of()
+    for now in (False, True):
+        kernel.manager.restart_kernel(now=now)
+        kernel.client.wait_for_ready(timeout=SECONDS)
+        assert kernel.run("x") == "NameError"
+        assert kernel.run("open('kept').read()") == "'data'"
+        kernel.run("x = 2")
+    assert kernel.manager.get_connection_info() == before
+    assert machines_of() == machine
+
+
+def test_restart_twice_in_a_row_and_under_load(kernel: Started) -> None:
+    kernel.client.execute("import time\nwhile True:\n    print('x' * 1000, flush=True)")
+    for _ in range(2):
+        kernel.manager.restart_kernel(now=True)
+    kernel.client.wait_for_ready(timeout=SECONDS)
+    assert kernel.run("1 + 1") == "2"
+
+
+def test_interrupt(kernel: Started) -> None:
+    request = kernel.client.execute("print('go', flush=True)\nwhile True: pass")
+    wait_for(kernel, request, "stream")
+    kernel.manager.interrupt_kernel()
+    assert wait_for(kernel, request, "error")["content"]["ename"] == "KeyboardInterrupt"
+    # Until it is idle the kernel aborts what it is asked.
+    assert wait_for(kernel, request, "status")["content"]["execution_state"] == "idle"
+    assert kernel.run("1 + 1") == "2"
+
+
+def test_input_is_answered(kernel: Started) -> None:
+    def answer(request: dict[str, Any]) -> None:
+        kernel.client.input("Ada")
+
+    assert kernel.run("print('hello', input('name? '))", allow_stdin=True, stdin_hook=answer) == "hello Ada\n"
+
+
+@pytest.mark.parametrize("code", ["import os; os._exit(1)", "import os; os.kill(os.getpid(), 9)"])
+async def test_a_kernel_that_dies_is_started_again_by_the_manager(manager: RestartingManager, code: str) -> None:
+    client = await connected(manager)
+    await run(client, "open('kept', 'w').write('data')")
+    before = manager.get_connection_info()
+    client.execute(code)
+    async with asyncio.timeout(SECONDS):
+        await manager.launched.wait()
+    await client.wait_for_ready(timeout=SECONDS)
+    assert await run(client, "open('kept').read()") == "'data'"
+    assert manager.get_connection_info() == before
+    client.stop_channels()
+
+
+async def test_a_kernel_whose_machine_is_killed_is_started_again_in_a_new_one(manager: RestartingManager) -> None:
+    client = await connected(manager)
+    await run(client, "open('lost', 'w').write('data')")
+    before = manager.get_connection_info()
+    (machine,) = machines_of()
+    os.kill(machine, signal.SIGKILL)
+    async with asyncio.timeout(SECONDS):
+        await manager.launched.wait()
+    await client.wait_for_ready(timeout=SECONDS)
+    assert await run(client, "import os; os.path.exists('lost')") == "False"
+    assert manager.get_connection_info() == before
+    assert machine not in machines_of()
+    client.stop_channels()
+
+
+async def test_an_exit_status_is_told(kernelspecs: Path) -> None:
+    kernel = Started(PROVISIONED)
+    try:
+        assert kernel.manager.provisioner is not None
+        assert await kernel.manager.provisioner.poll() is None
+        kernel.client.execute("import os; os._exit(7)")
+        assert await kernel.manager.provisioner.wait() == 7
+        assert not kernel.manager.has_kernel
+    finally:
+        kernel.client.stop_channels()
+        kernel.manager.cleanup_resources()
+
+
+async def test_signals_to_a_kernel_that_is_gone_raise_nothing(kernelspecs: Path) -> None:
+    kernel = Started(PROVISIONED)
+    provisioner = kernel.manager.provisioner
+    assert provisioner is not None
+    (machine,) = set(machines_of())
+    os.kill(machine, signal.SIGSTOP)
+    for number in (0, signal.SIGINT, signal.SIGUSR1):
+        await provisioner.send_signal(number)
+    os.kill(machine, signal.SIGKILL)
+    assert await provisioner.wait() == -9
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        await provisioner.send_signal(number)
+    kernel.stop()
+    kernel.manager.cleanup_resources()
+
+
+def test_two_kernels_of_a_process_share_an_engine_and_nothing_else(nothing_left: None, kernelspecs: Path) -> None:
+    one, other = Started(PROVISIONED), Started(PROVISIONED)
+    try:
+        assert len(relay_threads()) == 1
+        assert one.manager.session.key != other.manager.session.key
+        one.run("x = 1\nopen('mine', 'w').write('data')")
+        assert other.run("x") == "NameError"
+        assert other.run("import os; os.path.exists('mine')") == "False"
+        one.stop()
+        assert other.run("1 + 1") == "2"
+    finally:
+        one.stop()
+        other.stop()
+
+
+def test_heartbeat_answers_while_code_runs(kernel: Started) -> None:
+    request = kernel.client.execute("print('go', flush=True)\nwhile True: pass")
+    wait_for(kernel, request, "stream")
+    with zmq.Context() as context, context.socket(zmq.REQ) as socket:
+        socket.linger = 0
+        socket.connect(f"ipc://{kernel.manager.ip}-{kernel.manager.hb_port}")
+        socket.send(b"ping \0 pong")
+        assert socket.poll(int(SECONDS * 1000))
+        assert socket.recv() == b"ping \0 pong"
+    kernel.manager.interrupt_kernel()
+
+
+def test_a_message_with_a_wrong_key_is_ignored(kernel: Started) -> None:
+    forged = kernel.manager.client()
+    forged.session = Session(key=b"0" * 64)
+    forged.start_channels(iopub=False, stdin=False, hb=False, control=False)
+    forged.execute("forged = True")
+    assert kernel.run("'forged' in globals()") == "False"
+    with pytest.raises(Empty):
+        forged.shell_channel.get_msg(timeout=0)
+    forged.stop_channels()
+
+
+def test_eight_megabytes_pass_both_ways_byte_for_byte(kernel: Started) -> None:
+    sent = [os.urandom(8_000_000), b"", b"\0" * 70_000]
+    kernel.run(
+        "from comm import create_comm, get_comm_manager\n"
+        "def opened(comm, message):\n"
+        "    comm.send({'n': 1}, buffers=[bytes(b) for b in message['buffers']][::-1])\n"
+        "get_comm_manager().register_target('echo', opened)"
+    )
+    content = {"comm_id": "c", "target_name": "echo", "data": {}}
+    message = kernel.client.session.msg("comm_open", content)
+    kernel.client.session.send(kernel.client.shell_channel.socket, message, buffers=sent)
+    echoed = wait_for(kernel, message["header"]["msg_id"], "comm_msg")
+    assert [bytes(buffer) for buffer in echoed["buffers"]] == sent[::-1]
+
+
+def test_a_second_client_joins_by_the_connection_file(kernel: Started) -> None:
+    code = (
+        "import sys\nfrom jupyter_client.blocking.client import BlockingKernelClient as Client\n"
+        "client = Client(connection_file=sys.argv[1]); client.load_connection_file(); client.start_channels()\n"
+        "client.wait_for_ready(timeout=60); client.execute_interactive('shared = 6 * 7', timeout=60)"
+    )
+    subprocess.run([sys.executable, "-c", code, kernel.manager.connection_file], check=True, timeout=SECONDS)
+    assert kernel.run("shared") == "42"
+
+
+def test_only_what_is_meant_for_kernels_reaches_the_environment(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_HOST", "secret")
+    monkeypatch.setenv("KERNEL_USERNAME", "ada")
+    monkeypatch.setenv("KERNEL_LAUNCH_TIMEOUT", "40")
+    kernel = start()
+    names = "['SECRET_OF_THE_HOST', 'KERNEL_USERNAME', 'KERNEL_LAUNCH_TIMEOUT', 'INTERPRETER_HOME', 'JUPYTER_PATH']"
+    assert kernel.run(f"import os; [os.environ.get(name) for name in {names}]") == "[None, 'ada', None, None, None]"
+
+
+async def test_the_asynchronous_manager(nothing_left: None, kernelspecs: Path) -> None:
+    manager = AsyncKernelManager(kernel_name=PROVISIONED)
+    await manager.start_kernel()
+    client = await connected(manager)
+    assert await run(client, "1 + 1") == "2"
+    await manager.restart_kernel()
+    await client.wait_for_ready(timeout=SECONDS)
+    assert await run(client, "2 + 2") == "4"
+    client.stop_channels()
+    await manager.shutdown_kernel()
+
+
+async def test_a_start_that_is_broken_off_leaves_nothing(nothing_left: None, kernelspecs: Path) -> None:
+    manager = AsyncKernelManager(kernel_name=PROVISIONED)
+    before = len(machines_of())
+    starting = asyncio.ensure_future(manager.start_kernel())
+    while len(machines_of()) == before:
+        assert not starting.done()
+        await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+
+
+_STARTS = """
+import sys
+from jupyter_client.manager import start_new_kernel
+manager, client = start_new_kernel(kernel_name="interpreter-base")
+print(manager.ip, flush=True)
+"""
+
+
+def test_a_client_that_forgets_its_kernel_leaves_nothing(kernelspecs: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _STARTS], capture_output=True, text=True, timeout=SECONDS)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not Path(done.stdout.strip()).parent.exists()
+
+
+async def test_a_client_that_is_killed_leaves_no_machine_and_its_folder_goes_with_the_next_start(
+    kernelspecs: Path,
+) -> None:
+    code = _STARTS + "sys.stdin.read()"
+    client = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert client.stdout is not None
+    async with asyncio.timeout(SECONDS):
+        folder = Path((await client.stdout.readline()).decode().strip()).parent
+    (machine,) = machines_of(client.pid)
+    descriptor = os.pidfd_open(machine)
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_reader(descriptor, ended.set)
+    client.kill()
+    async with asyncio.timeout(SECONDS):
+        await ended.wait()
+        await client.wait()
+    asyncio.get_running_loop().remove_reader(descriptor)
+    os.close(descriptor)
+    assert folder.exists()
+    Started(PROVISIONED).stop()
+    assert not folder.exists()
+
+
+def wait_for(kernel: Started, request: str, kind: str) -> dict[str, Any]:
+    """The first message of iopub of that kind that belongs to a request."""
+    while True:
+        message = kernel.client.get_iopub_msg(timeout=SECONDS)
+        if message["msg_type"] == kind and message["parent_header"].get("msg_id") == request:
+            return message
+
+
+async def connected(manager: AsyncKernelManager) -> Any:
+    client: Any = manager.client()
+    client.start_channels()
+    await client.wait_for_ready(timeout=SECONDS)
+    return client
+
+
+async def run(client: Any, code: str) -> str:
+    said: list[str] = []
+
+    def output(message: dict[str, Any]) -> None:
+        content = message["content"]
+        if message["msg_type"] in {"execute_result", "error"}:
+            said.append(content.get("ename") or content["data"]["text/plain"])
+
+    await client.execute_interactive(code, output_hook=output, timeout=SECONDS)
+    return "".join(said)
