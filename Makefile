@@ -11,7 +11,7 @@ PROGRAMS := qemu-system-x86_64 bwrap mmdebstrap mksquashfs
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help system setup demo test test-fast lint format bench bench-service fuzz lock clean
+.PHONY: help system setup demo test test-fast lint format bench bench-service bench-jupyter fuzz lock clean
 
 help: ## Show what can be done
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,9 @@ bench: setup ## Measure restore, kernel, vsock, memory and idle CPU; writes benc
 
 bench-service: setup ## Measure the service over HTTP; writes benchmarks/service.json
 	@$(BIN)/python -m benchmarks.service
+
+bench-jupyter: setup ## Measure kernels behind the gateway, alone and many at once; writes benchmarks/jupyter.json
+	@$(BIN)/python -m benchmarks.jupyter
 
 fuzz: setup ## Fuzz the parsers of what comes from the guest (FUZZ_RUNS=200000 each)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "atheris>=2.3"

@@ -8,8 +8,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -86,12 +86,19 @@ async def serving(home: Path, **more: str) -> AsyncGenerator[Serving]:
         await process.wait()
 
 
-async def measure(settings_home: Path, template: str, engine: Engine) -> Figures:
-    """All figures: times in ms unless their name says otherwise."""
-    figures: Figures = {}
+@contextmanager
+def templates_of(settings_home: Path) -> Generator[Path]:
+    """A state folder of its own for a service, with the templates of another."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         (home / "templates").symlink_to(settings_home / "templates")
+        yield home
+
+
+async def measure(settings_home: Path, template: str, engine: Engine) -> Figures:
+    """All figures: times in ms unless their name says otherwise."""
+    figures: Figures = {}
+    with templates_of(settings_home) as home:
         wanted = {"INTERPRETER_DEFAULT_TEMPLATE": template, "INTERPRETER_MAX_SESSIONS": "1000"}
         wanted["INTERPRETER_MAX_SESSIONS_PER_TENANT"] = "1000"
         wanted["INTERPRETER_MAX_CPUS"] = "1000"
