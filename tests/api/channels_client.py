@@ -157,12 +157,17 @@ async def new_kernel(api: Api, **more: Any) -> str:
 @asynccontextmanager
 async def channels(api: Api, kernel_id: str, session: str = "", *, v1: bool = False) -> AsyncGenerator[Channels]:
     """A connection to a kernel's channels; ``session`` is the client's name."""
-    url = f"ws://127.0.0.1:{api.port}/api/kernels/{kernel_id}/channels"
-    headers = dict(api.client.headers.items())
+    async with connect(api.port, kernel_id, session, v1=v1) as client:
+        yield client
+
+
+@asynccontextmanager
+async def connect(port: int | None, kernel_id: str, session: str = "", *, v1: bool = False) -> AsyncGenerator[Channels]:
+    """The same at a service of which only the port is known."""
+    url = f"ws://127.0.0.1:{port}/api/kernels/{kernel_id}/channels"
     async with websockets.connect(
         f"{url}?session_id={session}" if session else url,
         subprotocols=[websockets.Subprotocol(V1)] if v1 else None,
-        additional_headers={"Authorization": headers["authorization"]} if "authorization" in headers else None,
         max_size=None,
         compression=None,
         proxy=None,

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
+import websockets
+from channels_client import connect
 from served import SECONDS, own_home
 
 from interpreter import Engine, Settings
@@ -50,6 +53,28 @@ async def new(client: httpx.AsyncClient, **wanted: Any) -> str:
     answer = await client.post("/v1/sessions", json=wanted)
     assert answer.status_code == 201, answer.text
     return answer.json()["id"]
+
+
+async def test_after_a_kill_a_front_end_finds_its_kernel_again(
+    engine: Engine, settings: Settings, tmp_path: Path
+) -> None:
+    home = own_home(settings, tmp_path / "home")
+    body = {"path": "a.ipynb", "type": "notebook", "name": "a", "kernel": {"name": "base"}}
+    async with serving(home) as (process, client):
+        session = (await client.post("/api/sessions", json=body)).json()
+        kernel = session["kernel"]["id"]
+        port = client.base_url.port
+        async with connect(port, kernel, "tab") as channels:
+            await channels.execute("x = 41")
+            process.send_signal(signal.SIGKILL)
+            with pytest.raises(websockets.ConnectionClosed):
+                await channels.receive()
+        await process.wait()
+    async with serving(home) as (_, client):
+        assert [one["id"] for one in (await client.get("/api/kernels")).json()] == [kernel]
+        assert [one["id"] for one in (await client.get("/api/sessions")).json()] == [session["id"]]
+        async with connect(client.base_url.port, kernel, "tab") as channels:
+            assert await channels.printed("print(x + 1)") == "42\n"
 
 
 def machines(home: Path) -> list[str]:
