@@ -192,7 +192,7 @@ async def execute(
         await unless_gone(request, running.wait())
         return Response(b"".join((b"{", *running.answer, b"}")), media_type="application/json")
     finally:
-        await running.close()
+        await asyncio.shield(running.close())
 
 
 class _NotebookEvents(EventStream):

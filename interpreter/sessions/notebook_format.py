@@ -23,7 +23,7 @@ Notebook = dict[str, Any]
 MAX_CELLS: Final = 10_000
 MAX_SOURCE: Final = 8_000_000
 """Characters of one cell: what one execution may have."""
-_MAX_VALUES: Final = 5_000_000
+_MAX_VALUES: Final = 2_000_000
 MAX_DEPTH: Final = 100
 """Python itself takes no literal with more than 200 brackets in each other, nbformat none with some hundreds."""
 _COUNTED: Final = 1024 * 1024
@@ -34,8 +34,8 @@ _PYTHON: Final = {"name": "python"}
 _TOLD: Final = ("name", "version", "mimetype", "file_extension", "pygments_lexer", "nbconvert_exporter")
 
 
-def parse_json(data: bytes) -> Any:
-    """JSON in UTF-8. Raises InvalidRequest."""
+def parse_json(data: bytes, what: str = "the body") -> Any:
+    """JSON in UTF-8. Raises InvalidRequest, which says ``what`` it is that cannot be parsed."""
     # Parsing cannot be interrupted by other threads, so its time is bounded by what is counted here.
     values = sum(
         data.count(mark, start, start + _COUNTED)
@@ -44,7 +44,7 @@ def parse_json(data: bytes) -> Any:
     )
     if values > _MAX_VALUES:
         raise InvalidRequest(
-            f"the JSON has more than {_MAX_VALUES} values", hint="Clear the notebook's outputs before it is sent"
+            f"{what} has more than {_MAX_VALUES} values", hint="Clear the notebook's outputs before it is sent"
         )
     try:
         text = data.decode("utf-8-sig")
@@ -53,11 +53,11 @@ def parse_json(data: bytes) -> Any:
             # Half a surrogate pair is no text: nothing after this could write it down.
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
-        raise InvalidRequest("the JSON is nested too deep") from None
+        raise InvalidRequest(f"{what} is nested too deep") from None
     except UnicodeError:
-        raise InvalidRequest("the JSON holds text that is not Unicode") from None
+        raise InvalidRequest(f"{what} holds text that is not Unicode") from None
     except ValueError as error:
-        raise InvalidRequest(f"this is not JSON: {str(error)[:200]}") from None
+        raise InvalidRequest(f"{what} is not JSON: {str(error)[:200]}") from None
     return value
 
 

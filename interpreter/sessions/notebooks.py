@@ -266,8 +266,9 @@ async def start_notebook(
         live = await stack.enter_async_context(_session(sessions, tenant, request))
         stack.enter_context(live.use())
         if notebook is None:
-            data = await _read(live, request.path or "", limit)
-            notebook = await asyncio.to_thread(lambda: _prepared(parse_json(data), request))
+            path = request.path or ""
+            data = await _read(live, path, limit)
+            notebook = await asyncio.to_thread(lambda: _prepared(parse_json(data, path), request))
         context = await stack.enter_async_context(_context(sessions, live, request))
         return RunningNotebook(live, context, notebook, request, limit, stack.pop_all(), clock or SystemClock())
 
