@@ -90,7 +90,8 @@ def _name(host: str) -> str:
         return ""
 
 
-def _caller(connection: HTTPConnection) -> Caller:
+# Not `def`: FastAPI would run it in a thread, for each request.
+async def _caller(connection: HTTPConnection) -> Caller:
     caller: Caller = connection.state.caller
     return caller
 

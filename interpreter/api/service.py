@@ -30,7 +30,8 @@ class Service:
         await self.store.database.run(lambda connection: connection.execute("SELECT 1").fetchone())
 
 
-def _service(connection: HTTPConnection) -> Service:
+# Not `def`: FastAPI would run it in a thread, for each request.
+async def _service(connection: HTTPConnection) -> Service:
     service: Service = connection.app.state.service
     return service
 
