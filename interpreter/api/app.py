@@ -6,7 +6,18 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from interpreter.api import commands, executions, files, notebooks, operations, problems, sessions, tracing, usage
+from interpreter.api import (
+    commands,
+    executions,
+    files,
+    notebooks,
+    operations,
+    problems,
+    sessions,
+    tracing,
+    tunnel,
+    usage,
+)
 from interpreter.api.caller import CallerMiddleware
 from interpreter.api.jupyter import channels, kernels, kernelspecs, status
 from interpreter.api.jupyter import notebooks as jupyter_sessions
@@ -57,7 +68,7 @@ def create_app(service: Service) -> FastAPI:
     if tracing.is_configured():
         app.add_middleware(tracing.TracingMiddleware)
     problems.install(app)
-    for module in (sessions, executions, commands, notebooks, files, usage, operations):
+    for module in (sessions, executions, commands, notebooks, files, tunnel, usage, operations):
         app.include_router(module.router)
     for module in (kernelspecs, kernels, channels, jupyter_sessions, status):
         app.include_router(module.router)

@@ -21,6 +21,7 @@ from interpreter.jupyter.endpoints import endpoints_in
 from interpreter.jupyter.folder import socket_folder
 from interpreter.jupyter.guests import Guests, Wanted
 from interpreter.jupyter.relayed import RelayedKernel
+from interpreter.jupyter.remote import RemoteGuests
 
 T = TypeVar("T")
 
@@ -124,9 +125,7 @@ def be_quiet() -> None:
 
 def guests_of(url: str) -> Guests:
     """Where kernels come from: the service at ``url``, or an engine of this process when that is empty."""
-    if url:
-        raise NotImplementedError
-    return EmbeddedGuests()
+    return RemoteGuests(url) if url else EmbeddedGuests()
 
 
 def _at_exit() -> None:

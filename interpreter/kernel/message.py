@@ -102,7 +102,22 @@ class Codec:
 
     def __init__(self, key: bytes, session: str) -> None:
         self._key = key
+        self._accepted = [key]
         self._session = session
+
+    @property
+    def session(self) -> str:
+        """The kernel's Jupyter session."""
+        return self._session
+
+    def accept(self, key: bytes) -> None:
+        """Take messages that are signed with ``key``, besides those with the key of now."""
+        self._accepted = [self._key, key]
+
+    def sign_with(self, key: bytes) -> None:
+        """Sign with another key. What the kernel had signed before that is still taken."""
+        self._accepted = [key, self._key]
+        self._key = key
 
     def request(self, msg_type: str, content: dict[str, Any], **header: str) -> Message:
         """A new message of ours, with an id that no other has. ``header`` adds keys such as ``subshell_id``."""
@@ -137,7 +152,7 @@ class Codec:
 
     def signed(self, parts: Sequence[bytes]) -> list[bytes]:
         """Header, parent header, metadata, content and buffers as ZeroMQ parts, without identities."""
-        return [DELIMITER, self._sign(parts[:_SIGNED_PARTS]), *parts]
+        return [DELIMITER, _signature(self._key, parts[:_SIGNED_PARTS]), *parts]
 
     def parse(self, parts: Sequence[bytes]) -> Message:
         """Check the signature and take the message apart. Raises GuestMisbehaved for anything that is not one."""
@@ -153,7 +168,7 @@ class Codec:
         signed = rest[:_SIGNED_PARTS]
         if len(signed) < _SIGNED_PARTS:
             raise GuestMisbehaved("a kernel message has too few parts")
-        if not hmac.compare_digest(signature, self._sign(signed)):
+        if not any(hmac.compare_digest(signature, _signature(key, signed)) for key in self._accepted):
             raise GuestMisbehaved("a kernel message has a wrong signature")
         header, parent = _load(signed[0]), _load(signed[1])
         try:
@@ -161,13 +176,14 @@ class Codec:
         except ValidationError:
             raise GuestMisbehaved("a kernel message has a header that is not one") from None
 
-    def _sign(self, parts: Sequence[bytes]) -> bytes:
-        if not self._key:
-            return b""
-        digest = hmac.new(self._key, digestmod=hashlib.sha256)
-        for part in parts:
-            digest.update(part)
-        return digest.hexdigest().encode()
+
+def _signature(key: bytes, parts: Sequence[bytes]) -> bytes:
+    if not key:
+        return b""
+    digest = hmac.new(key, digestmod=hashlib.sha256)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest().encode()
 
 
 def _text(parent: dict[str, Any], key: str) -> str:

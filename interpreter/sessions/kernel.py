@@ -1,6 +1,7 @@
 """A session's kernel: one context of the guest, and what can be done with it."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Generator
 from typing import Final, Literal
 
 import structlog
@@ -32,6 +33,19 @@ class Kernel:
         self._session_id = session_id
         self._control = control
         self._expected_exits = 0
+        self._watchers: list[OnChange] = []
+        self._over: tuple[KernelChange, int | None] | None = None
+
+    @contextlib.contextmanager
+    def watched(self, watcher: OnChange) -> Generator[None]:
+        """Have one more told of changes until the block is left; at once when the kernel is dead by now."""
+        self._watchers.append(watcher)
+        try:
+            if self._over is not None:
+                watcher(*self._over)
+            yield
+        finally:
+            self._watchers.remove(watcher)
 
     def execute(
         self,
@@ -108,8 +122,10 @@ class Kernel:
         self._tell("ended")
 
     def _tell(self, change: KernelChange, status: int | None = None) -> None:
-        if self.on_change is not None:
-            self.on_change(change, status)
+        self._over = (change, status) if change in {"died", "ended"} else None
+        for told in (self.on_change, *self._watchers):
+            if told is not None:
+                told(change, status)
 
 
 def _cause(status: object) -> str:

@@ -108,6 +108,24 @@ class Session:
         self._renewal = replace(self._renewal, environment={**self._renewal.environment, **environment})
         await self.control.call("renew", timeout=CALL_TIMEOUT, **self._renewal.arguments())
 
+    @property
+    def key(self) -> bytes:
+        """What signs the messages of all its kernels; empty: they are not signed."""
+        return self._renewal.key
+
+    async def set_key(self, key: bytes) -> None:
+        """Have all its kernels sign with another key from now on; what is under way to them meanwhile may be ignored.
+
+        Raises GuestUnresponsive, MachineDied.
+        """
+        codecs = [kernel.connection.codec for kernel in self._kernels.values()]
+        for codec in codecs:
+            codec.accept(key)
+        self._renewal = replace(self._renewal, key=key)
+        await self.control.call("renew", timeout=CALL_TIMEOUT, **self._renewal.arguments())
+        for codec in codecs:
+            codec.sign_with(key)
+
     async def upload(self, source: Path | bytes, path: str, *, mode: int | None = None) -> int:
         """Write a file of the host, or bytes, to ``path`` in the session; returns its size.
 

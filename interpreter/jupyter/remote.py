@@ -1,0 +1,204 @@
+"""Kernels whose machines run at a service: their sockets come through WebSockets."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Final, Literal
+
+import structlog
+from pydantic import BaseModel, ValidationError
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+
+from interpreter.client import AsyncClient, AsyncSession
+from interpreter.client.aio import TIMEOUT
+from interpreter.client.failures import error_from_answer
+from interpreter.client.transport import Call, Transport, session_path
+from interpreter.errors import Conflict, InterpreterError, NotFound, ServiceUnreachable
+from interpreter.jupyter.guests import Wanted
+from interpreter.kernel.channels import MAIN
+from interpreter.kernel.splicing import ByteStream
+from interpreter.sessions.kernel import RESTART_TIMEOUT, KernelChange, OnChange
+
+log = structlog.get_logger(__name__)
+
+_AWAY_SECONDS: Final = 60.0
+"""Seconds that a service may be away, to be started anew for one, before its kernels are taken for lost."""
+_PAUSE: Final = 1.0
+_CLOSE_SECONDS: Final = 2.0
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class RemoteGuests:
+    """Starts sessions at the service at ``url``, with the key of INTERPRETER_API_KEY. Raises ConfigurationError."""
+
+    def __init__(self, url: str) -> None:
+        self._client = AsyncClient(url)
+        self._transport = Transport(url, None, timeout=TIMEOUT)
+
+    @asynccontextmanager
+    async def kernel(self, wanted: Wanted, on_change: OnChange) -> AsyncGenerator["RemoteKernel"]:
+        """See `Guests`."""
+        session = await self._client.create_session(
+            wanted.template, name="jupyter", timeout_mode="idle", env=wanted.environment
+        )
+        async with session:
+            kernel = RemoteKernel(self._transport, session, wanted.key.decode("ascii"), on_change)
+            watching = asyncio.create_task(kernel.watch())
+            try:
+                await kernel.begun
+                yield kernel
+            finally:
+                watching.cancel()
+                await asyncio.wait({watching})
+
+    async def close(self) -> None:
+        """See `Guests`."""
+        await self._client.close()
+        await self._transport.close()
+
+
+class _Change(BaseModel):
+    change: Literal["restarting", "restarted", "died", "ended"]
+    status: int | None = None
+
+
+class RemoteKernel:
+    """The main kernel of a service's session."""
+
+    def __init__(self, transport: Transport, session: AsyncSession, key: str, on_change: OnChange) -> None:
+        self.begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when it is known from then on what happens to the kernel. Raises InterpreterError."""
+        self._transport = transport
+        self._session = session
+        self._key = key
+        self._on_change = on_change
+        self._watched = asyncio.Event()
+        self._replacing: asyncio.Event | None = None
+
+    @asynccontextmanager
+    async def stream(self, channel: str) -> AsyncGenerator[ByteStream]:
+        """See `GuestKernel`."""
+        # A service that was started anew gives the kernel a key of its own at first.
+        await self._watched.wait()
+        async with self._open("channels", channel) as websocket:
+            yield _Tunnel(websocket)
+
+    async def interrupt(self) -> None:
+        """See `GuestKernel`."""
+        await self._session.interrupt()
+
+    async def restart(self) -> None:
+        """See `GuestKernel`."""
+        self._replacing = asyncio.Event()
+        try:
+            async with asyncio.timeout(RESTART_TIMEOUT):
+                await self._session.restart()
+                await self._replacing.wait()
+        except TimeoutError:
+            raise ServiceUnreachable("the service did not tell that the kernel was restarted") from None
+        finally:
+            self._replacing = None
+
+    async def watch(self) -> None:
+        """Tell what happens to the kernel until the machine, or the service, is gone for good."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _AWAY_SECONDS
+        while True:
+            try:
+                # Also after a break: the service may have been started anew, with a new key for the kernel.
+                path = session_path(self._session.id, "contexts", MAIN, "connection")
+                await self._transport.send(Call("PUT", path, body={"key": self._key}))
+                await self._follow()
+                deadline = loop.time() + _AWAY_SECONDS
+            except (NotFound, Conflict):
+                break
+            except InterpreterError as error:
+                if not self.begun.done():
+                    self.begun.set_exception(error)
+                    return
+                log.warning("the kernel's service does not answer", error=str(error))
+            except _Ended:
+                break
+            if loop.time() > deadline:
+                break
+            await asyncio.sleep(_PAUSE)
+        if not self.begun.done():
+            self.begun.set_exception(Conflict("the session ended while its kernel was connected to"))
+        self._on_change("ended", None)
+
+    async def _follow(self) -> None:
+        async with self._open("changes") as websocket:
+            self._watched.set()
+            if not self.begun.done():
+                self.begun.set_result(None)
+            try:
+                async for text in websocket:
+                    change = _Change.model_validate_json(text)
+                    self._changed(change.change, change.status)
+            except (ConnectionClosed, ValidationError) as error:
+                log.warning("the connection to the kernel's service broke", error=str(error))
+            finally:
+                self._watched.clear()
+
+    def _changed(self, change: KernelChange, status: int | None) -> None:
+        if change == "ended":
+            raise _Ended
+        if self._replacing is None or self._replacing.is_set():
+            self._on_change(change, status)
+        elif change == "restarted":
+            # What was told before that was of the old kernel.
+            self._replacing.set()
+
+    @asynccontextmanager
+    async def _open(self, *parts: str) -> AsyncGenerator[ClientConnection]:
+        url = self._transport.url
+        scheme = "wss" if url.scheme == "https" else "ws"
+        path = session_path(self._session.id, "contexts", MAIN, *parts)
+        key = os.environ.get("INTERPRETER_API_KEY")
+        try:
+            websocket = await connect(
+                f"{scheme}://{url.netloc.decode('ascii')}{url.path.rstrip('/')}{path}",
+                additional_headers={"Authorization": f"Bearer {key}"} if key else {},
+                compression=None,
+                max_size=None,
+                close_timeout=_CLOSE_SECONDS,
+                # As for requests: a service on this machine is never behind a proxy.
+                proxy=None if url.host in _LOOPBACK else True,
+            )
+        except InvalidStatus as error:
+            raise error_from_answer(error.response.status_code, bytes(error.response.body or b"")) from None
+        except (OSError, TimeoutError, InvalidHandshake, InvalidURI) as error:
+            raise ServiceUnreachable(f"no WebSocket can be opened at {url}: {error}") from error
+        try:
+            yield websocket
+        finally:
+            await websocket.close()
+
+
+class _Ended(Exception):
+    """The machine is gone."""
+
+
+class _Tunnel:
+    """A WebSocket whose binary messages are pieces of one stream of bytes."""
+
+    def __init__(self, websocket: ClientConnection) -> None:
+        self._websocket = websocket
+
+    async def read(self) -> bytes:
+        """See `ByteStream`."""
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                if data := await self._websocket.recv(decode=False):
+                    return data
+        return b""
+
+    async def write(self, data: bytes) -> None:
+        """See `ByteStream`."""
+        try:
+            await self._websocket.send(data)
+        except ConnectionClosed as error:
+            raise ConnectionResetError(str(error)) from None
