@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interpreter.errors import GuestMisbehaved
-from interpreter.kernel.message import DELIMITER, Codec
+from interpreter.kernel.message import Codec
 
 codec = Codec(b"key", "session")
 json_values = st.recursive(
@@ -49,13 +49,29 @@ def test_another_key_is_another_signature() -> None:
 def test_a_header_that_is_none_is_refused_also_when_it_is_signed(header: bytes) -> None:
     parts = [header, b"{}", b"{}", b"{}"]
     with pytest.raises(GuestMisbehaved):
-        codec.parse([DELIMITER, codec._sign(parts), *parts])
+        codec.parse(codec.signed(parts))
 
 
 @pytest.mark.parametrize("text", [b'"\\ud800"', b'"a\\udcffb"', b'"\\uDFFF"', b'"\xff\xfe"'])
 def test_text_that_is_half_a_character_becomes_text_that_can_be_written_down(text: bytes) -> None:
     header = b'{"msg_id": "m", "msg_type": "stream"}'
     parts = [header, b"{}", b"{}", b'{"text": ' + text + b"}"]
-    message = codec.parse([DELIMITER, codec._sign(parts), *parts])
+    message = codec.parse(codec.signed(parts))
     assert message.content["text"].encode()
     assert len(message.content["text"]) <= 4
+
+
+def test_a_changed_key_signs_at_once_and_the_old_one_is_taken_for_what_was_under_way() -> None:
+    old, new, other = (Codec(key, "s") for key in (b"old", b"new", b"other"))
+    message = old.request("status", {})
+    changing = Codec(b"old", "s")
+    changing.accept(b"new")
+    assert changing.serialise(message) == old.serialise(message)
+    for codec in (old, new):
+        assert changing.parse(codec.serialise(message)).type == "status"
+    changing.sign_with(b"new")
+    assert changing.serialise(message) == new.serialise(message)
+    for codec in (old, new):
+        assert changing.parse(codec.serialise(message)).type == "status"
+    with pytest.raises(GuestMisbehaved):
+        changing.parse(other.serialise(message))
