@@ -36,8 +36,8 @@ from interpreter.settings import Settings
 _ABOUT = """
 Every session is a microVM with an IPython kernel, restored from a snapshot in a fraction of a second.
 
-Errors have one form everywhere: `{"error": {"code", "message", "hint"}}`; codes never change. `message` and `reason`
-beside it say the same to Jupyter's clients.
+Errors have one form everywhere: `{"error": {"code", "message", "hint"}}`; codes never change. On Jupyter's own routes
+`message` and `reason` beside it say the same in the words of its clients.
 """
 
 

@@ -10,12 +10,11 @@ from fastapi.requests import HTTPConnection
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from interpreter.api.problems import answer
+from interpreter.api.problems import JUPYTER_PATHS, answer
 from interpreter.settings import Settings
 
 DEFAULT_TENANT: Final = "default"
 _SCHEMES: Final = frozenset({"bearer", "token"})
-_JUPYTER_PATHS: Final = ("/api/", "/kernelspecs/")
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -78,7 +77,7 @@ def _given_key(scope: Scope, headers: Headers) -> str:
         return token.strip()
     if given := headers.get("x-api-key"):
         return given
-    if scope["path"].startswith(_JUPYTER_PATHS):
+    if scope["path"].startswith(JUPYTER_PATHS):
         return QueryParams(scope["query_string"]).get("token", "")
     return ""
 

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from interpreter.errors import Busy, InterpreterError, TransferError
 
@@ -28,9 +29,26 @@ class Problem(BaseModel):
     """The body of every answer that is an error."""
 
     error: ErrorBody
-    message: str | None = Field(default=None, description="The same in words, where Jupyter's clients look for it.")
-    reason: str | None = Field(default=None, description="The code, where Jupyter's clients look for it.")
 
+
+class Refusal(JSONResponse):
+    """An error as a response. On Jupyter's own routes it also has ``message`` and ``reason``, as their clients want."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if not scope["path"].startswith(JUPYTER_PATHS):
+            await super().__call__(scope, receive, send)
+            return
+        problem = Problem.model_validate_json(bytes(self.body))
+        error = problem.error
+        words = f"{error.message}. {error.hint}" if error.hint else error.message
+        body = {**problem.model_dump(), "message": words, "reason": error.code}
+        headers = {name: value for name, value in self.headers.items() if name != "content-length"}
+        await JSONResponse(body, self.status_code, headers)(scope, receive, send)
+
+
+JUPYTER_PATHS: Final = ("/api/", "/kernelspecs/")
+"""Where Jupyter's own protocol is spoken."""
 
 STATUSES: Final[dict[str, int]] = {
     "unauthorised": 401,
@@ -71,25 +89,25 @@ _CODES: Final = {413: "too_large", 405: "method_not_allowed", 404: "not_found"}
 def install(app: FastAPI) -> None:
     """Answer every error with a `Problem`."""
 
-    async def ours(_: Request, error: Exception) -> JSONResponse:
+    async def ours(_: Request, error: Exception) -> Refusal:
         assert isinstance(error, InterpreterError)  # noqa: S101  (it is registered for these)
         return refusal_of(error)
 
-    async def invalid(_: Request, error: Exception) -> JSONResponse:
+    async def invalid(_: Request, error: Exception) -> Refusal:
         assert isinstance(error, RequestValidationError)  # noqa: S101
         faults = [_fault(fault) for fault in error.errors()]
         return answer(422, "invalid_request", "; ".join(faults)[:2000], "See /docs for what this route takes")
 
-    async def http(_: Request, error: Exception) -> JSONResponse:
+    async def http(_: Request, error: Exception) -> Refusal:
         assert isinstance(error, HTTPException)  # noqa: S101
         code = _CODES.get(error.status_code) or HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
         hint = "Send it in parts" if error.status_code == 413 else None
         return answer(error.status_code, code, str(error.detail), hint, dict(error.headers or {}))
 
-    async def gone(_: Request, __: Exception) -> JSONResponse:
+    async def gone(_: Request, __: Exception) -> Refusal:
         return answer(400, "bad_request", "the request's body ended before it was whole", "Send it again")
 
-    async def unexpected(_: Request, error: Exception) -> JSONResponse:
+    async def unexpected(_: Request, error: Exception) -> Refusal:
         log.error("unexpected error", exc_info=error)
         return answer(500, "internal", "an error in the service; its log tells more", None)
 
@@ -100,7 +118,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, unexpected)
 
 
-def refusal_of(error: InterpreterError) -> JSONResponse:
+def refusal_of(error: InterpreterError) -> Refusal:
     """One of our own errors as a response."""
     status = STATUSES.get(error.code, 500)
     if status >= 500:
@@ -111,13 +129,10 @@ def refusal_of(error: InterpreterError) -> JSONResponse:
     return answer(status, error.code, error.message, error.hint, headers)
 
 
-def answer(
-    status: int, code: str, message: str, hint: str | None, headers: dict[str, str] | None = None
-) -> JSONResponse:
+def answer(status: int, code: str, message: str, hint: str | None, headers: dict[str, str] | None = None) -> Refusal:
     """An error as a response."""
-    words = f"{message}. {hint}" if hint else message
-    problem = Problem(error=ErrorBody(code=code, message=message, hint=hint), message=words, reason=code)
-    return JSONResponse(problem.model_dump(), status, headers)
+    problem = Problem(error=ErrorBody(code=code, message=message, hint=hint))
+    return Refusal(problem.model_dump(), status, headers)
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
