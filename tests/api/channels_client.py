@@ -40,10 +40,16 @@ class Channels:
         self.v1 = socket.subprotocol == V1
 
     async def send(
-        self, msg_type: str, content: dict[str, Any], channel: str = "shell", buffers: list[bytes] | None = None
+        self,
+        msg_type: str,
+        content: dict[str, Any],
+        channel: str = "shell",
+        buffers: list[bytes] | None = None,
+        **more: str,
     ) -> str:
-        """Send a message; returns its id."""
+        """Send a message, with ``more`` in its header; returns its id."""
         header = {
+            **more,
             "msg_id": uuid.uuid4().hex,
             "msg_type": msg_type,
             "session": self.session,

@@ -5,6 +5,7 @@ import json
 import uuid
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import websockets
@@ -350,3 +351,42 @@ async def test_a_client_that_reads_nothing_does_not_hold_up_the_end_of_its_sessi
             async with asyncio.timeout(15):
                 assert (await api.client.delete(f"/api/kernels/{kernel}")).status_code == 204
             slow.socket.transport.abort()
+
+
+async def test_the_debugger_stops_at_a_breakpoint(api: Api, kernel: str) -> None:
+    async with channels(api, kernel) as client:
+
+        async def debug(command: str, **arguments: object) -> dict[str, Any]:
+            request = {"type": "request", "seq": 1, "command": command, "arguments": arguments}
+            asked = await client.send("debug_request", request, "control")
+            frames = await client.until(lambda f: f.type == "debug_reply" and f.parent["msg_id"] == asked)
+            return frames[-1].content
+
+        code = "def f(n):\n    return n + 1\n\nf(41)"
+        assert (await debug("initialize", clientID="tests", adapterID=""))["success"]
+        assert (await debug("attach"))["success"]
+        file = (await debug("dumpCell", code=code))["body"]["sourcePath"]
+        set_to = await debug("setBreakpoints", source={"path": file}, breakpoints=[{"line": 2}], sourceModified=False)
+        assert set_to["body"]["breakpoints"][0]["verified"]
+        assert (await debug("configurationDone"))["success"]
+        asked = await client.ask(code)
+        stopped = await client.until(lambda f: f.type == "debug_event" and f.content["event"] == "stopped")
+        thread = stopped[-1].content["body"]["threadId"]
+        trace = await debug("stackTrace", threadId=thread)
+        assert trace["body"]["stackFrames"][0]["name"] == "f"
+        assert (await debug("continue", threadId=thread))["success"]
+        frames = await client.answered(asked)
+        assert next(f for f in frames if f.type == "execute_result").content["data"]["text/plain"] == "42"
+
+
+async def test_a_subshell_answers_while_the_kernel_is_busy(api: Api, kernel: str) -> None:
+    async with channels(api, kernel) as client:
+        made = await client.answered(await client.send("create_subshell_request", {}, "control"))
+        subshell = next(frame for frame in made if frame.channel == "control").content["subshell_id"]
+        asked = await client.ask("input()", allow_stdin=True)
+        await client.until(lambda frame: frame.type == "input_request")
+        content = {"code": "print('beside')", "silent": False, "store_history": False, "user_expressions": {}}
+        beside = await client.send("execute_request", {**content, "allow_stdin": False}, subshell_id=subshell)
+        assert text_of(await client.answered(beside)) == "beside\n"
+        await client.send("input_reply", {"value": ""}, "stdin")
+        await client.answered(asked)
