@@ -68,6 +68,7 @@ async def test_allowed_variables_reach_the_kernel_and_no_others(api: Api) -> Non
     kernel = await new_kernel(api, env=env)
     code = "import os; print([os.environ.get(n) for n in ('KERNEL_USERNAME', 'AWS_SECRET_ACCESS_KEY')])"
     assert await api.printed(kernel.replace("-", ""), code) == "['ann', None]\n"
+    assert await api.printed(kernel.replace("-", ""), "print(os.environ['KERNEL_ID'])") == f"{kernel}\n"
     assert "/nowhere" not in await api.printed(kernel.replace("-", ""), "print(os.environ['PATH'])")
     await api.client.delete(f"/api/kernels/{kernel}")
 

@@ -32,8 +32,12 @@ def free_ports() -> dict[str, int]:
 
 def write(path: Path, **about: Any) -> Path:
     file = {
-        "transport": "tcp", "ip": "127.0.0.1", "signature_scheme": "hmac-sha256", "kernel_name": "x",
-        "key": secrets.token_hex(), **free_ports(),
+        "transport": "tcp",
+        "ip": "127.0.0.1",
+        "signature_scheme": "hmac-sha256",
+        "kernel_name": "x",
+        "key": secrets.token_hex(),
+        **free_ports(),
     }
     path.write_text(json.dumps({**file, **about}))
     return path
