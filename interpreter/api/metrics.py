@@ -68,7 +68,12 @@ class _SessionsCollector(Collector):
         free = GaugeMetricFamily(
             "interpreter_host_memory_available_bytes", "The host's free memory.", available_memory()
         )
-        yield from (running, memory, ready, waiting, free)
+        clients = GaugeMetricFamily(
+            "interpreter_kernel_clients",
+            "Jupyter clients that are connected.",
+            sum(live.clients.connections for live in sessions.live),
+        )
+        yield from (running, memory, ready, waiting, free, clients)
 
 
 class MetricsMiddleware:

@@ -1,6 +1,7 @@
 """``interpreter run``: code in a fresh session, outputs as they come."""
 
 import asyncio
+import stat
 import sys
 import termios
 from contextlib import AsyncExitStack
@@ -12,6 +13,7 @@ from rich.markup import escape
 from interpreter.cli.display import Display
 from interpreter.cli.source import Cell
 from interpreter.cli.terminal import EXIT_CODE_RAISED, err, print_json, step
+from interpreter.cli.transfer import local_file, transfer_bar
 from interpreter.errors import ConfigurationError, ExecutionTimeout
 from interpreter.sessions.engine import Engine
 from interpreter.sessions.session import Session
@@ -41,9 +43,19 @@ async def run(settings: Settings, request: RunRequest) -> int:
             engine = await stack.enter_async_context(Engine(settings, progress=_tell_progress))
             session = await stack.enter_async_context(engine.session(template=request.template))
         for path in request.uploads:
-            with step(f"uploading {path.name}", quiet=request.json_lines):
-                await session.upload(path, path.name)
+            await _upload(session, path, quiet=request.json_lines)
         return await _run_cells(session, request, display)
+
+
+async def _upload(session: Session, path: Path, *, quiet: bool) -> None:
+    # Imported here: the client's libraries take other runs time that they need not spend.
+    from interpreter.client.pieces import counted, read_file
+
+    with local_file(path), transfer_bar(path.name, quiet=quiet) as progress:
+        about = path.stat()
+        pieces = counted(read_file(path, about.st_size), about.st_size, progress)
+        mode = stat.S_IMODE(about.st_mode)
+        await session.upload_stream(pieces, path.name, size=about.st_size, mode=mode)
 
 
 def _tell_progress(text: str) -> None:

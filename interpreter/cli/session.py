@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,13 +14,13 @@ import typer
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Column, Table
 
 from interpreter.cli.display import Display
 from interpreter.cli.run import ask as ask_on_terminal
 from interpreter.cli.source import Cell, read_cells
 from interpreter.cli.terminal import EXIT_CODE_RAISED, EXIT_TIMEOUT, err, out, print_json, run_command, step
+from interpreter.cli.transfer import local_file, plain, transfer_bar
 from interpreter.errors import ConfigurationError, ExecutionTimeout, InterpreterError, ServiceError
 from interpreter.kernel.outputs import OUTPUT_TYPES, Output
 
@@ -78,7 +78,7 @@ def list_sessions(
         table = Table(Column("id", no_wrap=True), "name", "template", "state", "created", "expires", box=None)
         for info in sessions:
             texts = (info.id, info.name or "", info.template, _state(info), _time(info.created_at))
-            table.add_row(*(escape(_plain(text)) for text in texts), _time(info.expires_at))
+            table.add_row(*(escape(plain(text)) for text in texts), _time(info.expires_at))
         _print_table(table)
 
     _run(main, json_output)
@@ -195,7 +195,7 @@ def upload(
                 raise ConfigurationError(f"{path} is not a file that can be uploaded")
         for path in files:
             target = path.name if to == "." else f"{to.rstrip('/')}/{path.name}"
-            with _local(path), _bar(path.name, json_output) as progress:
+            with local_file(path), transfer_bar(path.name, quiet=json_output) as progress:
                 size = await client.session(session_id).upload(path, target, progress=progress)
             if json_output:
                 print_json({"path": target, "size": size})
@@ -215,7 +215,7 @@ def download(
     async def main(client: "AsyncClient") -> None:
         name = path.rstrip("/").rsplit("/", 1)[-1]
         target = out_file or Path(name)
-        with _local(target), _bar(name, json_output) as progress:
+        with local_file(target), transfer_bar(name, quiet=json_output) as progress:
             await client.session(session_id).download(path, target, progress=progress)
             size = target.stat().st_size
         if json_output:
@@ -242,7 +242,7 @@ def ls(
             table.add_column(justify=column)
         for entry in entries:
             name = f"{entry.name}{'/' if entry.type == 'folder' else f' -> {entry.target}' if entry.target else ''}"
-            table.add_row(entry.mode, str(entry.size), _time(entry.modified_at), escape(_plain(name)))
+            table.add_row(entry.mode, str(entry.size), _time(entry.modified_at), escape(plain(name)))
         _print_table(table)
 
     _run(main, json_output)
@@ -354,27 +354,6 @@ async def _client() -> "AsyncGenerator[AsyncClient]":
         yield client
 
 
-@contextlib.contextmanager
-def _local(path: Path) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be used: {error.strerror or error}") from None
-
-
-@contextlib.contextmanager
-def _bar(name: str, quiet: bool) -> Generator[Callable[[int, int | None], None]]:
-    """Show how far a transfer is, on a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=err, disable=quiet or not err.is_terminal) as bar:
-        task = bar.add_task(escape(_plain(name)), total=None)
-
-        def progress(done: int, total: int | None) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield progress
-
-
 def _variable(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
@@ -390,7 +369,7 @@ def _print_rows(*rows: tuple[str, str]) -> None:
     table = Table(show_header=False, box=None)
     for name, value in rows:
         if value:
-            table.add_row(name, escape(_plain(value)))
+            table.add_row(name, escape(plain(value)))
     _print_table(table)
 
 
@@ -406,8 +385,3 @@ def _state(info: "SessionInfo") -> str:
 
 def _time(when: datetime | None) -> str:
     return when.astimezone().strftime("%Y-%m-%d %H:%M:%S") if when else ""
-
-
-def _plain(text: str) -> str:
-    # Names come out of the session: none may move the cursor or colour what follows.
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
