@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
+from tornado.web import HTTPError
 from traitlets import Unicode
 
 from interpreter.errors import InterpreterError
@@ -19,6 +20,17 @@ from interpreter.sessions.engine import DEFAULT_TEMPLATE
 
 _SHUTDOWN_SECONDS: Final = 10.0
 """Seconds, twice what a kernel that ends by itself may take: emulated processors are slow."""
+
+
+class KernelNotStarted(HTTPError, RuntimeError):
+    """A kernel cannot be started; says why, and what to do. As an HTTPError it reaches JupyterLab's user as it is."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(503, message)
+        self._message = message
+
+    def __str__(self) -> str:
+        return self._message
 
 
 class MicrovmProvisioner(KernelProvisionerBase):
@@ -57,7 +69,7 @@ class MicrovmProvisioner(KernelProvisionerBase):
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:  # noqa: ARG002
         """Called for each start and restart; returns where clients connect, which stays the same.
 
-        Raises RuntimeError that tells what to do.
+        Raises KernelNotStarted.
         """
         be_quiet()
         try:
@@ -67,7 +79,7 @@ class MicrovmProvisioner(KernelProvisionerBase):
             await shared.run(kernel.start())
         except InterpreterError as error:
             await self._close()
-            raise RuntimeError(f"the kernel {self._name()} cannot be started: {error}") from error
+            raise KernelNotStarted(f"the kernel {self._name()} cannot be started: {error}") from error
         except BaseException:
             await self._close()
             raise
