@@ -35,12 +35,7 @@ _FAREWELL_SECONDS: Final = 1.0
 _RESTARTS: Final = 5
 _STABLE_SECONDS: Final = 60.0
 """A kernel that dies more than ``_RESTARTS`` times, each sooner than this after the last, stays dead."""
-_NO_ACTIVITY: Final = frozenset(
-    {
-        *("kernel_info_request", "comm_info_request", "shutdown_request", "interrupt_request"),
-        *("debug_request", "complete_request", "inspect_request", "is_complete_request", "history_request"),
-    }
-)
+_NO_ACTIVITY: Final = frozenset({"kernel_info_request", "comm_info_request", "history_request", "shutdown_request"})
 """What front ends send by themselves: a tab that reconnects has not used its kernel."""
 
 
@@ -151,6 +146,9 @@ class KernelClients:
         self._told_by_caller = False
         self.shut_down = asyncio.Event()
         """Set when a client had the kernel end for good, by a message."""
+        self.idle = asyncio.Event()
+        """Set while no code runs."""
+        self.idle.set()
         self._ends_for_good = False
         self._settled = asyncio.Event()
         self._settled.set()
@@ -253,11 +251,16 @@ class KernelClients:
             self._busy[message.parent_id] = None
         elif state == "idle":
             self._busy.pop(message.parent_id, None)
-        if state in {"busy", "idle"}:
-            self.state = "busy" if self._busy else "idle"
+        if self._busy:
+            self.state = "busy"
+            self.idle.clear()
+        elif state == "idle":
+            self.state = "idle"
+            self.idle.set()
 
     def _changed(self, change: KernelChange, status: int | None) -> None:
         self._busy.clear()
+        self.idle.set()
         if change == "restarting":
             self.state = "restarting"
             self._settled.clear()

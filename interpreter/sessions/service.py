@@ -193,9 +193,10 @@ class Sessions:
     async def drain(self) -> None:
         """Refuse new sessions, give what runs some time, then end all sessions."""
         self.admission.drain()
-        busy = [execution for live in self.live for execution in live.executions.all()]
-        if busy:
-            waiting = [asyncio.ensure_future(execution.done.wait()) for execution in busy]
+        running = [execution.done for live in self.live for execution in live.executions.all()]
+        running += [live.clients.idle for live in self.live if not live.clients.idle.is_set()]
+        if running:
+            waiting = [asyncio.ensure_future(event.wait()) for event in running]
             _, late = await asyncio.wait(waiting, timeout=self.settings.drain_seconds)
             for waiter in late:
                 waiter.cancel()

@@ -136,3 +136,22 @@ async def test_a_tab_that_looks_at_its_kernel_is_no_activity_and_code_is(
             assert (await api.client.get(f"/api/kernels/{kernel}")).json()["last_activity"] == made
             await client.execute("1")
             assert (await api.client.get(f"/api/kernels/{kernel}")).json()["last_activity"] > made
+
+
+async def test_a_cell_of_a_notebook_is_given_time_when_the_service_is_stopped(
+    engine: Engine, settings: Settings, tmp_path: Path
+) -> None:
+    async with own(settings, tmp_path, drain_seconds=SECONDS) as (api, _):
+        kernel = await new_kernel(api)
+        async with channels(api, kernel) as client:
+            asked = await client.ask("print(input())", allow_stdin=True)
+            await client.until(lambda frame: frame.type == "input_request")
+            draining = asyncio.create_task(api.service.sessions.drain())
+            await asyncio.sleep(0)
+            assert (await api.client.post("/api/kernels", json={"name": "base"})).status_code == 503
+            await client.send("input_reply", {"value": "in time"}, "stdin")
+            frames = await client.answered(asked)
+            assert "".join(f.content["text"] for f in frames if f.type == "stream") == "in time\n"
+            frames = await client.until(lambda f: f.content.get("execution_state") == "dead")
+            assert frames[-1].content["reason"] == "the service is being stopped"
+            await draining

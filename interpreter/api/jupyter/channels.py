@@ -25,6 +25,8 @@ _INVALID_DATA: Final = 1007
 _POLICY: Final = 1008
 _MAX_REASON: Final = 123
 _LAST_MESSAGES_SECONDS: Final = 5.0
+_MUCH: Final = 1024 * 1024
+"""Messages from this size on are taken apart in a thread: others must not wait for them."""
 
 SessionName = Annotated[
     str | None, Query(alias="session_id", max_length=200, description="Whose messages are kept while it is away.")
@@ -43,7 +45,7 @@ async def channels(
     async with contextlib.AsyncExitStack() as stack:
         try:
             live = await kernel_of(service, caller, kernel_id)
-            client, lost = await stack.enter_async_context(live.clients.join(session))
+            client, lost = await stack.enter_async_context(live.clients.join(session or None))
         except InterpreterError as error:
             await websocket.send_denial_response(refusal_of(error))
             return
@@ -98,7 +100,11 @@ class _Relay:
                 return _GOING_AWAY, "the client is gone"
             text = event.get("text")
             try:
-                message = unpack(self._protocol, event["bytes"] if text is None else text)
+                payload: str | bytes = event["bytes"] if text is None else text
+                if len(payload) < _MUCH:
+                    message = unpack(self._protocol, payload)
+                else:
+                    message = await asyncio.to_thread(unpack, self._protocol, payload)
                 await self._clients.send(self._client, message)
             except InvalidRequest as error:
                 return _INVALID_DATA, error.message
@@ -112,7 +118,10 @@ class _Relay:
             except KernelDied:
                 return
             try:
-                payload = pack(self._protocol, channel, message, buffers=self._buffers)
+                if message.size < _MUCH:
+                    payload = pack(self._protocol, channel, message, buffers=self._buffers)
+                else:
+                    payload = await asyncio.to_thread(pack, self._protocol, channel, message, buffers=self._buffers)
             except GuestMisbehaved as error:
                 log.warning("a kernel's message was left out", error=error.message)
                 continue
