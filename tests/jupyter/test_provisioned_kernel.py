@@ -278,6 +278,46 @@ async def test_a_start_that_is_broken_off_leaves_nothing(nothing_left: None, ker
         await starting
 
 
+async def test_what_is_no_client_hurts_nobody(kernel: Started) -> None:
+    where = kernel.manager.ip
+    silent = [await asyncio.open_unix_connection(f"{where}-{port}") for port in range(1, 6) for _ in range(4)]
+    for port in range(1, 6):
+        _, writer = await asyncio.open_unix_connection(f"{where}-{port}")
+        writer.write(b"\xff" * 100_000)
+        writer.close()
+    assert kernel.run("1 + 1") == "2"
+    for _, writer in silent:
+        writer.transport.abort()
+    assert kernel.run("2 + 2") == "4"
+
+
+def test_shutdown_now(nothing_left: None, kernelspecs: Path) -> None:
+    kernel = Started(PROVISIONED)
+    kernel.client.execute("while True: pass")
+    kernel.client.stop_channels()
+    kernel.manager.shutdown_kernel(now=True)
+
+
+_FORKS = """
+import os, sys
+from jupyter_client.manager import start_new_kernel
+manager, client = start_new_kernel(kernel_name="interpreter-base")
+if child := os.fork():
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
+    reply = client.execute_interactive("print('lives')", timeout=60)
+    assert reply["content"]["status"] == "ok"
+    client.stop_channels()
+    manager.shutdown_kernel()
+else:
+    sys.exit(5)
+"""
+
+
+def test_a_forked_child_ends_without_its_parents_kernel(kernelspecs: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _FORKS], capture_output=True, text=True, timeout=SECONDS)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "lives\n", "")
+
+
 _STARTS = """
 import sys
 from jupyter_client.manager import start_new_kernel
