@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.markup import escape
@@ -23,6 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+_WIDE: Final = 10_000
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -74,13 +75,11 @@ def list_installed(json_output: JsonOption = False) -> None:
         if json_output:
             print_json({"kernelspecs": [one.as_json() for one in found]})
             return
-        table = Table(
-            *(Column(title, overflow="fold") for title in ("name", "display name", "template", "runs at", "folder")),
-            box=None,
-        )
+        table = Table(Column("name", no_wrap=True), "display name", "template", "runs at", "folder", box=None)
         for one in found:
             table.add_row(*map(escape, _texts(one)))
-        out.print(table)
+        # Into a pipe a line is a kernelspec, however long.
+        out.print(table, width=None if out.is_terminal else _WIDE)
 
     run_command(main(), json_output=json_output)
 

@@ -79,7 +79,7 @@ class MicrovmProvisioner(KernelProvisionerBase):
             await shared.run(kernel.start())
         except InterpreterError as error:
             await self._close()
-            raise KernelNotStarted(f"the kernel {self._name()} cannot be started: {error}") from error
+            raise KernelNotStarted(f"the kernel {self._name()} cannot be started: {error}") from None
         except BaseException:
             await self._close()
             raise
