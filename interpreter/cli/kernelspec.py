@@ -2,13 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from interpreter.cli.terminal import err, out, print_json, run_command
+from interpreter.cli.terminal import err, print_json, print_table, run_command
 from interpreter.errors import ConfigurationError, TemplateNotFound
 from interpreter.settings import load_settings
 from interpreter.templates.store import TemplateStore
@@ -23,7 +23,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-_WIDE: Final = 10_000
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -78,8 +77,7 @@ def list_installed(json_output: JsonOption = False) -> None:
         table = Table(Column("name", no_wrap=True), "display name", "template", "runs at", "folder", box=None)
         for one in found:
             table.add_row(*map(escape, _texts(one)))
-        # Into a pipe a line is a kernelspec, however long.
-        out.print(table, width=None if out.is_terminal else _WIDE)
+        print_table(table)
 
     run_command(main(), json_output=json_output)
 

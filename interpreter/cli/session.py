@@ -12,14 +12,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from interpreter.cli.display import Display
 from interpreter.cli.run import ask as ask_on_terminal
 from interpreter.cli.source import Cell, read_cells
-from interpreter.cli.terminal import EXIT_CODE_RAISED, EXIT_TIMEOUT, err, out, print_json, run_command, step
+from interpreter.cli.terminal import (
+    EXIT_CODE_RAISED,
+    EXIT_TIMEOUT,
+    err,
+    out,
+    print_json,
+    print_table,
+    run_command,
+    step,
+)
 from interpreter.cli.transfer import local_file, plain, transfer_bar
 from interpreter.errors import ConfigurationError, ExecutionTimeout, InterpreterError, ServiceError
 from interpreter.kernel.outputs import OUTPUT_TYPES, Output
@@ -32,7 +40,6 @@ app = typer.Typer(name="session", help="Sessions of the service at INTERPRETER_U
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The session.")]
-_WIDE: Final = 10_000
 _OUTPUT: Final[TypeAdapter[Output]] = TypeAdapter(Output)
 
 
@@ -79,7 +86,7 @@ def list_sessions(
         for info in sessions:
             texts = (info.id, info.name or "", info.template, _state(info), _time(info.created_at))
             table.add_row(*(escape(plain(text)) for text in texts), _time(info.expires_at))
-        _print_table(table)
+        print_table(table)
 
     _run(main, json_output)
 
@@ -243,7 +250,7 @@ def ls(
         for entry in entries:
             name = f"{entry.name}{'/' if entry.type == 'folder' else f' -> {entry.target}' if entry.target else ''}"
             table.add_row(entry.mode, str(entry.size), _time(entry.modified_at), escape(plain(name)))
-        _print_table(table)
+        print_table(table)
 
     _run(main, json_output)
 
@@ -370,13 +377,7 @@ def _print_rows(*rows: tuple[str, str]) -> None:
     for name, value in rows:
         if value:
             table.add_row(name, escape(plain(value)))
-    _print_table(table)
-
-
-def _print_table(table: Table) -> None:
-    # What reads a pipe has no width to which lines could be cut.
-    wide = out if out.is_terminal else Console(file=sys.stdout, highlight=False, width=_WIDE)
-    wide.print(table)
+    print_table(table)
 
 
 def _state(info: "SessionInfo") -> str:

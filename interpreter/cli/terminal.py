@@ -13,6 +13,7 @@ import structlog
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from interpreter.errors import ExecutionTimeout, InterpreterError
 
@@ -21,6 +22,8 @@ EXIT_FAILED: Final = 3
 """Something of the service's own went wrong; 2 is typer's, for wrong arguments."""
 EXIT_TIMEOUT: Final = 124
 EXIT_INTERRUPTED: Final = 130
+
+_WIDE: Final = 10_000
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -52,6 +55,12 @@ def print_json(value: object) -> None:
     """One line of JSON on standard output."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
     sys.stdout.flush()
+
+
+def print_table(table: Table) -> None:
+    """A table on standard output. What reads a pipe has no width to which lines could be cut."""
+    wide = out if out.is_terminal else Console(file=sys.stdout, highlight=False, width=_WIDE)
+    wide.print(table)
 
 
 @contextlib.contextmanager
