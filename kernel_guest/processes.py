@@ -134,6 +134,8 @@ class Zygote:
         self._drop = drop
         self._environment = environment
         self._requests: socket.socket | None = None
+        # Of two that wait for an answer on one socket the loop forgets the first.
+        self._asking = asyncio.Lock()
 
     @property
     def reaper(self) -> Reaper:
@@ -142,18 +144,13 @@ class Zygote:
 
     async def fork(self, folder: Path, identity: KernelIdentity, group: Group) -> KernelProcess:
         """A new kernel with its sockets in ``folder``, ready for messages. Raises ConnectionError, TimeoutError."""
-        requests = await self._started()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        loop = asyncio.get_running_loop()
         try:
-            with theirs:
-                request = {"folder": str(folder), "group": str(group.folder or ""), **identity.fields()}
-                socket.send_fds(requests, [json.dumps(request).encode()], [theirs.fileno()])
-            answer = await loop.sock_recv(requests, 256)
-            if not answer:
-                raise ConnectionResetError("the zygote ended")
-            kernel = KernelProcess(json.loads(answer)["pid"], ours)
+            request = {"folder": str(folder), "group": str(group.folder or ""), **identity.fields()}
+            # To its end also when nobody waits any more: the next one must not read this one's answer.
+            asking = asyncio.create_task(self._ask(request, theirs))
+            kernel = KernelProcess(await asyncio.shield(asking), ours)
         except BaseException:
             ours.close()
             raise
@@ -167,6 +164,16 @@ class Zygote:
         if self._requests is not None:
             self._requests.close()
             self._requests = None
+
+    async def _ask(self, request: dict[str, str], company: socket.socket) -> int:
+        with company:
+            async with self._asking:
+                requests = await self._started()
+                socket.send_fds(requests, [json.dumps(request).encode()], [company.fileno()])
+                answer = await asyncio.get_running_loop().sock_recv(requests, 256)
+        if not answer:
+            raise ConnectionResetError("the zygote ended")
+        return int(json.loads(answer)["pid"])
 
     async def _started(self) -> socket.socket:
         if self._requests is not None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -97,7 +96,7 @@ async def run(caller: CallerOf, service: ServiceOf, session_id: str, body: Comma
     with live.use():
         running = live.commands.start(CommandRequest(body.command, body.cwd, body.env, body.timeout, body.background))
     if wants_events(request):
-        return EventStream(_follow(live, running))
+        return EventStream(journal_events(running.journal), at_end=lambda: _leave(live, running))
     if body.background:
         return JSONResponse(_view(running).model_dump(mode="json"), 202)
     if await unless_gone(request, running.done.wait()) is None:
@@ -150,13 +149,9 @@ async def stop(caller: CallerOf, service: ServiceOf, session_id: str, command_id
     await live.commands.stop(live.commands.find(command_id))
 
 
-async def _follow(live: LiveSession, running: RunningCommand) -> AsyncGenerator[str]:
-    try:
-        async for event in journal_events(running.journal):
-            yield event
-    finally:
-        if not running.request.background:
-            await asyncio.shield(live.commands.stop(running))
+async def _leave(live: LiveSession, running: RunningCommand) -> None:
+    if not running.request.background:
+        await live.commands.stop(running)
 
 
 def _view(running: RunningCommand) -> CommandView:

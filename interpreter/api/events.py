@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from interpreter.sessions.journal import Event, Journal
 
@@ -18,14 +19,30 @@ T = TypeVar("T")
 
 
 class EventStream(StreamingResponse):
-    """Events as they come."""
+    """Events as they come. ``at_end`` runs when they have all been sent, or nobody reads them any more."""
 
     # No media type of the class: FastAPI would describe the errors of its routes by it too.
 
-    def __init__(self, events: AsyncIterator[str], status_code: int = 200) -> None:
+    def __init__(
+        self,
+        events: AsyncIterator[str],
+        status_code: int = 200,
+        *,
+        at_end: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
         # Proxies must pass each event on at once.
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(events, status_code, headers, MEDIA_TYPE)
+        self._at_end = at_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        # Here and not in the generator, which is never begun when the client is gone already.
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if self._at_end is not None:
+                await asyncio.shield(self._at_end())
 
 
 def wants_events(request: Request) -> bool:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -150,7 +149,7 @@ async def execute(
             )
         )
     if wants_events(request):
-        return EventStream(_follow(live, execution))
+        return EventStream(journal_events(execution.journal), at_end=lambda: _leave(live, execution))
     if body.detach:
         response.status_code = 202
         view = _view(execution).model_dump(mode="json")
@@ -274,13 +273,9 @@ async def close_context(caller: CallerOf, service: ServiceOf, session_id: str, c
     await service.sessions.close_context(live, context_id)
 
 
-async def _follow(live: LiveSession, execution: RunningExecution) -> AsyncGenerator[str]:
-    try:
-        async for event in journal_events(execution.journal):
-            yield event
-    finally:
-        if not execution.request.detach and not execution.done.is_set():
-            await asyncio.shield(live.executions.abandon(execution))
+async def _leave(live: LiveSession, execution: RunningExecution) -> None:
+    if not execution.request.detach and not execution.done.is_set():
+        await live.executions.abandon(execution)
 
 
 def _view(execution: RunningExecution) -> ExecutionView:

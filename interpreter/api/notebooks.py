@@ -8,7 +8,6 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.config import JsonDict
-from starlette.types import Receive, Scope, Send
 
 from interpreter.api.caller import CallerOf
 from interpreter.api.events import MEDIA_TYPE, EventStream, journal_events, unless_gone, wants_events
@@ -187,27 +186,12 @@ async def execute(
     """
     running = await start_notebook(service.sessions, caller.tenant, body.request())
     if wants_events(request):
-        return _NotebookEvents(running)
+        return EventStream(_events(running), at_end=running.close)
     try:
         await unless_gone(request, running.wait())
         return Response(b"".join((b"{", *running.answer, b"}")), media_type="application/json")
     finally:
         await asyncio.shield(running.close())
-
-
-class _NotebookEvents(EventStream):
-    """The events of a notebook; it ends when nobody reads them any more."""
-
-    def __init__(self, running: RunningNotebook) -> None:
-        super().__init__(_events(running))
-        self._running = running
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Here and not in the generator, which is never begun when the client is gone already.
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await asyncio.shield(self._running.close())
 
 
 async def _events(running: RunningNotebook) -> AsyncGenerator[str]:

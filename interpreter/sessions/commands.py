@@ -10,12 +10,11 @@ from interpreter.errors import Busy, InterpreterError, NotFound
 from interpreter.kernel.command import Command, start_command
 from interpreter.kernel.outputs import joined
 from interpreter.sessions.clock import Clock
-from interpreter.sessions.journal import Journal
+from interpreter.sessions.journal import Journal, forget_oldest
 from interpreter.sessions.session import Session
 from interpreter.settings import Settings
 
 _MAX_RUNNING: Final = 50
-_KEPT: Final = 100
 _TERM_SECONDS: Final = 2.0
 _SIGTERM, _SIGKILL = 15, 9
 
@@ -145,8 +144,7 @@ class Commands:
         running.journal.close()
         self._running.pop(running.id, None)
         self._ended[running.id] = running
-        while len(self._ended) > _KEPT:
-            self._ended.pop(next(iter(self._ended)))
+        forget_oldest(self._ended, self._settings.output_limit)
         running.done.set()
 
 

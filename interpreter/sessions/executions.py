@@ -10,7 +10,7 @@ from interpreter.errors import Busy, Conflict, ExecutionTimeout, InterpreterErro
 from interpreter.kernel.channels import MAIN
 from interpreter.kernel.outputs import joined
 from interpreter.sessions.clock import Clock
-from interpreter.sessions.journal import Journal
+from interpreter.sessions.journal import Journal, forget_oldest
 from interpreter.sessions.kernel import Kernel
 from interpreter.sessions.records import ExecutionRecord
 from interpreter.sessions.session import Session
@@ -19,8 +19,6 @@ from interpreter.settings import Settings
 
 _MAX_QUEUED: Final = 100
 """Executions that may wait in one session."""
-_KEPT: Final = 100
-"""Ended executions that stay in memory; detached ones are in the database for good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +212,7 @@ class Executions:
         execution.journal.close()
         del self._running[execution.id]
         self._ended[execution.id] = execution
-        while len(self._ended) > _KEPT:
-            self._ended.pop(next(iter(self._ended)))
+        forget_oldest(self._ended, self._settings.output_limit)
         if execution.request.detach:
             with contextlib.suppress(InterpreterError):
                 await self._store.save_execution(execution.record())

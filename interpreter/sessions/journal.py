@@ -5,10 +5,14 @@ Whoever writes never waits for a reader, and a reader that is slow holds nobody 
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 Event = dict[str, Any]
 
+KEPT: Final = 100
+"""What has ended stays in memory, this many of each kind in a session,"""
+KEPT_FULL: Final = 5
+"""with as many bytes of output as this many that reached their limit."""
 _EVENT_BYTES: Final = 200
 """What an event costs besides its content."""
 
@@ -23,6 +27,11 @@ class Journal:
         self._closed = False
         self._changed = asyncio.Event()
         self.truncated = False
+
+    @property
+    def size(self) -> int:
+        """About how many bytes of output it holds."""
+        return min(self._size, self._limit)
 
     @property
     def events(self) -> list[Event]:
@@ -70,6 +79,22 @@ class Journal:
     def _tell(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+class HasJournal(Protocol):
+    """Something that ran and is kept with what it told."""
+
+    journal: Journal
+
+
+T = TypeVar("T", bound=HasJournal)
+
+
+def forget_oldest(ended: dict[str, T], limit: int) -> None:
+    """Leave the last KEPT that ended, and of these KEPT_FULL times ``limit`` bytes at most; always the last one."""
+    size = sum(one.journal.size for one in ended.values())
+    while len(ended) > 1 and (len(ended) > KEPT or size > KEPT_FULL * limit):
+        size -= ended.pop(next(iter(ended))).journal.size
 
 
 def size_of(value: object) -> int:

@@ -13,6 +13,7 @@ from uuid import uuid4
 import nbformat
 
 from interpreter.errors import InvalidRequest
+from interpreter.kernel.depth import MAX_DEPTH, is_too_deep
 
 _NBFORMAT: Final[Any] = nbformat
 """Of most of its functions it does not say what they take and give."""
@@ -24,8 +25,6 @@ MAX_CELLS: Final = 10_000
 MAX_SOURCE: Final = 8_000_000
 """Characters of one cell: what one execution may have."""
 _MAX_VALUES: Final = 2_000_000
-MAX_DEPTH: Final = 100
-"""Python itself takes no literal with more than 200 brackets in each other, nbformat none with some hundreds."""
 _COUNTED: Final = 1024 * 1024
 _MINOR: Final = 5
 _LANGUAGES: Final = frozenset({"python", "ipython", "python3", "ipython3"})
@@ -59,16 +58,6 @@ def parse_json(data: bytes, what: str = "the body") -> Any:
     except ValueError as error:
         raise InvalidRequest(f"{what} is not JSON: {str(error)[:200]}") from None
     return value
-
-
-def is_too_deep(value: object) -> bool:
-    """Whether lists and objects are in each other more than 100 times."""
-    level: list[object] = [value]
-    for _ in range(MAX_DEPTH):
-        level = [part for one in level for part in _parts(one)]
-        if not level:
-            return False
-    return True
 
 
 def read_notebook(value: object) -> Notebook:
@@ -164,17 +153,6 @@ def as_json(value: object) -> bytes:
     except ValueError:
         text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "replace")
-
-
-def _parts(value: object) -> list[object]:
-    match value:
-        case dict():
-            parts: list[object] = list(cast("dict[str, object]", value).values())
-        case list():
-            parts = cast("list[object]", value)
-        case _:
-            return []
-    return [part for part in parts if isinstance(part, dict | list)]
 
 
 def _cells_of(notebook: dict[str, Any], major: int) -> list[dict[str, Any]]:

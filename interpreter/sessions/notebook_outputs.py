@@ -7,11 +7,8 @@ from typing import Any, Final, cast
 
 from interpreter.kernel.outputs import OUTPUT_TYPES, MimeBundle
 from interpreter.sessions.journal import Event, size_of
-from interpreter.sessions.notebook_format import is_too_deep
 
 _JSON_TYPE: Final = re.compile(r"application/(.*\+)?json")
-
-_TOO_DEEP: Final = "[An output with too many lists and objects in each other was left out.]\n"
 
 
 @dataclass(slots=True)
@@ -39,8 +36,6 @@ class NotebookOutputs:
         """Take an output of a cell; returns what readers are to see of it: itself, that there is too much, or None."""
         if self._full:
             return None
-        if is_too_deep(event):
-            event = {"type": "stream", "name": "stderr", "text": _TOO_DEEP}
         self._size += size_of(event)
         if self._size > self._limit:
             self._full = True

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from interpreter.errors import InvalidRequest
-from interpreter.sessions.notebook_format import MAX_DEPTH, MAX_SOURCE, Notebook, is_too_deep, new_cell, tags_of
+from interpreter.kernel.depth import MAX_DEPTH, is_too_deep
+from interpreter.sessions.notebook_format import MAX_SOURCE, Notebook, new_cell, tags_of
 
 INJECTED: Final = "injected-parameters"
 _DECLARED: Final = "parameters"

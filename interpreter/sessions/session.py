@@ -39,7 +39,6 @@ class Session:
         self._renewal = renewal
         self._kernels = {MAIN: self.main}
         self._connections: dict[str, contextlib.AsyncExitStack] = {}
-        self._opening = asyncio.Lock()
 
     @property
     def kernels(self) -> Mapping[str, Kernel]:
@@ -72,9 +71,7 @@ class Session:
 
     async def open_context(self, name: str) -> Kernel:
         """Start one more kernel. Raises GuestRefused, GuestUnresponsive."""
-        # One after the other: of two that the guest starts at once, it never hears of the first one's kernel.
-        async with self._opening:
-            await self.control.call("open_context", timeout=RESTART_TIMEOUT, context=name)
+        await self.control.call("open_context", timeout=RESTART_TIMEOUT, context=name)
         return await self.join_context(name)
 
     async def join_context(self, name: str) -> Kernel:

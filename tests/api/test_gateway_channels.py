@@ -64,7 +64,8 @@ async def test_two_clients_see_all_output_and_only_their_own_replies(api: Api, k
                     text += frame.content["text"]
                 elif frame.type == "status" and frame.content["execution_state"] == "idle":
                     idle.add(frame.parent["msg_id"])
-            assert text == "from one\nfrom two\n"
+            # Two clients' requests have no order between them.
+            assert sorted(text.splitlines()) == ["from one", "from two"]
             assert idle == set(asked)
             assert replies == [asked[client is two]]
 

@@ -128,12 +128,3 @@ def test_past_the_limit_readers_are_told_once() -> None:
     told = [outputs.add(0, dict(event)) for _ in range(6)]
     assert [one and one["type"] for one in told] == ["stream", "stream", "truncated", None, None, None]
     assert outputs.truncated
-
-
-def test_what_is_nested_too_deep_is_left_out() -> None:
-    deep: list[Any] = []
-    for _ in range(400):
-        deep = [deep]
-    event = {"type": "display_data", "data": {"application/json": deep}, "metadata": {}, "transient": {}}
-    (made,) = finished([(0, event)])[0]
-    assert made["output_type"] == "stream"
