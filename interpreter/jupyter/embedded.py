@@ -26,7 +26,7 @@ class EmbeddedGuests:
                 self._engine = await Engine().__aenter__()
         restored = self._engine.session(wanted.template, environment=wanted.environment, key=wanted.key)
         async with restored as session:
-            session.main.on_change = on_change
+            session.main.watchers.append(on_change)
             yield EmbeddedKernel(session)
 
     async def close(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 import structlog
 
-from interpreter.errors import Busy, Conflict, InterpreterError
+from interpreter.errors import Busy, Conflict, GuestUnresponsive, InterpreterError
 from interpreter.kernel.channels import KernelChannels, open_channels
 from interpreter.kernel.framing import Connect
 from interpreter.kernel.message import Codec, RawMessage
@@ -154,7 +154,7 @@ class KernelClients:
         self._settled.set()
         self._tasks: set[asyncio.Task[None]] = set()
         kernel.connection.on_output = self._output
-        kernel.on_change = self._changed
+        kernel.watchers.append(self._changed)
 
     @property
     def connections(self) -> int:
@@ -210,8 +210,11 @@ class KernelClients:
         async with self._joining:
             if name in self._clients:
                 return self._clients[name][0]
-            async with asyncio.timeout(RESTART_TIMEOUT):
-                await self._settled.wait()
+            try:
+                async with asyncio.timeout(RESTART_TIMEOUT):
+                    await self._settled.wait()
+            except TimeoutError:
+                raise GuestUnresponsive("the kernel has not come back from its restart") from None
             if self.state == "dead":
                 raise Conflict("the kernel has died", hint="Restart it")
             if len(self._clients) >= _MAX_CLIENTS:

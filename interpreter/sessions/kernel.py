@@ -29,23 +29,23 @@ class Kernel:
     def __init__(self, session_id: str, context: str, control: AgentControl, connection: KernelConnection) -> None:
         self.context = context
         self.connection = connection
-        self.on_change: OnChange | None = None
+        self.watchers: list[OnChange] = []
+        """Told of every change."""
         self._session_id = session_id
         self._control = control
         self._expected_exits = 0
-        self._watchers: list[OnChange] = []
         self._over: tuple[KernelChange, int | None] | None = None
 
     @contextlib.contextmanager
     def watched(self, watcher: OnChange) -> Generator[None]:
         """Have one more told of changes until the block is left; at once when the kernel is dead by now."""
-        self._watchers.append(watcher)
+        self.watchers.append(watcher)
         try:
             if self._over is not None:
                 watcher(*self._over)
             yield
         finally:
-            self._watchers.remove(watcher)
+            self.watchers.remove(watcher)
 
     def execute(
         self,
@@ -123,9 +123,8 @@ class Kernel:
 
     def _tell(self, change: KernelChange, status: int | None = None) -> None:
         self._over = (change, status) if change in {"died", "ended"} else None
-        for told in (self.on_change, *self._watchers):
-            if told is not None:
-                told(change, status)
+        for watcher in list(self.watchers):
+            watcher(change, status)
 
 
 def _cause(status: object) -> str:
