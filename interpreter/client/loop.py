@@ -21,6 +21,11 @@ class BackgroundLoop:
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended."""
+        return self._loop.is_closed()
+
     def close(self) -> None:
         """End the loop; who waits for something in another thread gets CancelledError. Does nothing the second time."""
         if self._loop.is_closed():

@@ -72,16 +72,17 @@ class MicrovmProvisioner(KernelProvisionerBase):
         Raises KernelNotStarted.
         """
         be_quiet()
+        first = self._kernel is None
         try:
             if self._shared is None or self._kernel is None:
-                await self._open(kwargs.get("env") or {})
-            shared, kernel = cast("Shared", self._shared), cast("RelayedKernel", self._kernel)
-            await shared.run(kernel.start())
-        except InterpreterError as error:
-            await self._close()
-            raise KernelNotStarted(f"the kernel {self._name()} cannot be started: {error}") from None
-        except BaseException:
-            await self._close()
+                self._shared, self._kernel = await self._open(kwargs.get("env") or {})
+            await self._shared.run(self._kernel.start())
+        except BaseException as error:
+            # A restart may be tried again, for the clients that there are: at the same addresses, with the same key.
+            if first:
+                await self._close()
+            if isinstance(error, InterpreterError):
+                raise KernelNotStarted(f"the kernel {self._name()} cannot be started: {error}") from None
             raise
         self._launched = True
         return self.connection_info
@@ -94,7 +95,9 @@ class MicrovmProvisioner(KernelProvisionerBase):
         """Called when the kernel has ended, or is about to."""
         if self._shared is None or self._kernel is None:
             return 0
-        status = await self._shared.run(self._kernel.wait())
+        status = self._kernel.status
+        if status is None:
+            status = await self._shared.run(self._kernel.wait())
         self._launched = False
         return status
 
@@ -125,17 +128,21 @@ class MicrovmProvisioner(KernelProvisionerBase):
         """Called to learn how many seconds a shutdown may take."""
         return max(recommended, _SHUTDOWN_SECONDS)
 
-    async def _open(self, environment: dict[str, str]) -> None:
+    async def _open(self, environment: dict[str, str]) -> tuple[Shared, RelayedKernel]:
         key = secrets.token_hex(32).encode()
         names: dict[str, str] = self.kernel_spec.env if self.kernel_spec else {}
         wanted = Wanted(self.template, key, guest_environment(environment, names))
         url = self.url or os.environ.get("INTERPRETER_URL", "")
-        self._shared = join_shared()
-        self._kernel = await self._shared.new_kernel(url, wanted)
+        shared = join_shared()
+        try:
+            kernel = await shared.new_kernel(url, wanted)
+        except BaseException:
+            await leave_shared(shared)
+            raise
         self.connection_info = cast(
-            "KernelConnectionInfo",
-            {**self._kernel.endpoints.model_dump(), "key": key, "signature_scheme": SIGNATURE_SCHEME},
+            "KernelConnectionInfo", {**kernel.endpoints.model_dump(), "key": key, "signature_scheme": SIGNATURE_SCHEME}
         )
+        return shared, kernel
 
     async def _close(self) -> None:
         shared, self._shared = self._shared, None

@@ -37,6 +37,8 @@ class RelayedKernel:
         self._listeners = Listeners(endpoints, self._connected)
         self._held: Held[GuestKernel] | None = None
         self._guest: GuestKernel | None = None
+        self._left: list[Held[GuestKernel]] = []
+        """Sessions whose machines ended by themselves; they are tidied up meanwhile."""
         self._changing = asyncio.Lock()
         self._ended = asyncio.Event()
         self._settled = asyncio.Event()
@@ -69,7 +71,7 @@ class RelayedKernel:
         """Interrupt what runs, as Ctrl-C does; nothing happens when there is no kernel or it takes too long."""
         if self._guest is None:
             return
-        with contextlib.suppress(InterpreterError, TimeoutError):
+        with contextlib.suppress(InterpreterError, OSError, TimeoutError):
             async with asyncio.timeout(_INTERRUPT_SECONDS):
                 await self._guest.interrupt()
 
@@ -110,11 +112,13 @@ class RelayedKernel:
         return False
 
     async def _leave(self) -> None:
-        held, self._held, self._guest = self._held, None, None
-        if held is not None:
+        if self._held is not None:
+            self._left.append(self._held)
+        self._held, self._guest = None, None
+        while self._left:
             # Its machine may be what failed; what matters is that it is gone.
-            with contextlib.suppress(InterpreterError):
-                await held.leave()
+            with contextlib.suppress(InterpreterError, OSError):
+                await self._left.pop().leave()
 
     async def _connected(self, channel: str, client: ByteStream) -> None:
         await self._settled.wait()
@@ -131,8 +135,10 @@ class RelayedKernel:
         if change == "died":
             self._status_is(UNKNOWN if status is None else status)
         elif change == "ended" and self._held is not None:
-            held, self._held, self._guest = self._held, None, None
-            held.leave_soon()
+            self._held.leave_soon()
+            self._left.append(self._held)
+            self._held, self._guest = None, None
+            self._listeners.drop()
             if self.status is None:
                 self._status_is(MACHINE_GONE)
 

@@ -48,12 +48,15 @@ class Shared:
 
     async def close_kernel(self, kernel: RelayedKernel) -> None:
         """Close a kernel."""
-        await self.run(self._close_kernel(kernel))
+        # A front end may tidy up when this is closed already, because the process ends.
+        if not self._loop.closed:
+            await self.run(self._close_kernel(kernel))
 
     async def close(self) -> None:
         """Close what the kernels shared, and end the thread."""
-        await self.run(self._close())
-        self._loop.close()
+        if not self._loop.closed:
+            await self.run(self._close())
+            self._loop.close()
 
     def close_at_exit(self) -> None:
         """Close all kernels, and the rest."""

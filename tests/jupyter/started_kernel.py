@@ -1,5 +1,6 @@
 """A kernel started by its kernelspec, and the machines that a process has."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,11 @@ class Started:
 def machines_of(pid: int = 0) -> list[int]:
     """The process ids of the machines that a process has started."""
     found: list[int] = []
-    for task in Path("/proc", str(pid or os.getpid()), "task").iterdir():
-        for child in (task / "children").read_text().split():
-            name = Path("/proc", child, "comm").read_text().strip()
-            found += [int(child)] if name.startswith("qemu-system") else machines_of(int(child))
+    # Threads and processes come and go while they are looked at.
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path("/proc", str(pid or os.getpid()), "task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                for child in (task / "children").read_text().split():
+                    name = Path("/proc", child, "comm").read_text().strip()
+                    found += [int(child)] if name.startswith("qemu-system") else machines_of(int(child))
     return found

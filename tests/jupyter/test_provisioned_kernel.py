@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -23,6 +24,9 @@ from jupyter_client.ioloop.manager import AsyncIOLoopKernelManager
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 from jupyter_client.session import Session
 from started_kernel import PROVISIONED, Started, machines_of
+
+from interpreter.errors import HostError
+from interpreter.jupyter.embedded import EmbeddedGuests
 
 Start = Callable[..., Started]
 SECONDS = 60.0
@@ -151,6 +155,31 @@ async def test_a_kernel_whose_machine_is_killed_is_started_again_in_a_new_one(ma
     assert manager.get_connection_info() == before
     assert machine not in machines_of()
     client.stop_channels()
+
+
+async def test_a_restart_that_fails_may_be_tried_again_for_the_same_clients(
+    manager: RestartingManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await connected(manager)
+    before = manager.get_connection_info()
+    manager.stop_restarter()
+    with monkeypatch.context() as patch:
+        patch.setattr(EmbeddedGuests, "kernel", refuse)
+        os.kill(machines_of()[0], signal.SIGKILL)
+        with pytest.raises(RuntimeError, match="cannot be started: no room"):
+            await manager.restart_kernel(now=True)
+        assert not await manager.is_alive()
+    await manager.restart_kernel(now=True)
+    await client.wait_for_ready(timeout=SECONDS)
+    assert await run(client, "1 + 1") == "2"
+    assert manager.get_connection_info() == before
+    client.stop_channels()
+
+
+@asynccontextmanager
+async def refuse(*_: object) -> AsyncGenerator[None]:
+    raise HostError("no room")
+    yield
 
 
 async def test_an_exit_status_is_told(kernelspecs: Path) -> None:
@@ -296,6 +325,13 @@ def test_shutdown_now(nothing_left: None, kernelspecs: Path) -> None:
     kernel.client.execute("while True: pass")
     kernel.client.stop_channels()
     kernel.manager.shutdown_kernel(now=True)
+
+
+def test_a_front_end_that_tidies_up_last_meets_no_error(kernelspecs: Path) -> None:
+    # What is registered first is called last: after the provisioner's own end.
+    late = "import atexit; atexit.register(lambda: manager.shutdown_kernel(now=True))"
+    done = subprocess.run([sys.executable, "-c", late + _STARTS], capture_output=True, text=True, timeout=SECONDS)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 _FORKS = """
