@@ -1,23 +1,19 @@
 """``make bench``: measure, print a table against what is wanted, write ``benchmarks/results.json``."""
 
 import asyncio
-import json
 import os
-import platform
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import measure
+from benchmarks.report import console, write
 from interpreter import Accelerator, Engine, InterpreterError, build_template, load_settings
 
 RESULTS = Path(__file__).with_name("results.json")
-console = Console(highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +74,7 @@ async def main() -> None:
         reach = "" if row.reach == 1e9 else f"{row.reach:g}"
         table.add_row(row.about, f"{row.value:.2f} {row.unit}", reach, f"{row.aim:g}", row.mark)
     console.print(table)
-    machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "accelerator": str(accelerator)}
-    document = {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "template": template,
-        **machine,
-        "figures": figures,
-    }
-    RESULTS.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    console.print(f"All figures are in [bold]{RESULTS}[/].")
+    write(RESULTS, template, accelerator, figures)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import json
 import os
-import platform
 import shlex
 import statistics
 import time
@@ -19,10 +18,9 @@ from typing import Any
 
 import structlog
 import websockets
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.service import Figures, Serving, serving, templates_of
+from benchmarks.report import Figures, console, show, write
+from benchmarks.service import Serving, serving, templates_of
 from interpreter import Accelerator, Engine, build_template, load_settings
 
 RESULTS = Path(__file__).with_name("jupyter.json")
@@ -38,7 +36,6 @@ CASES = {
     "ten_mb_of_lines": ("line = 'x' * 99\nfor _ in range(100_000): print(line)", 1),
 }
 """Code, and how often it runs in a row for one figure."""
-console = Console(highlight=False, soft_wrap=True)
 
 
 class Client:
@@ -173,13 +170,8 @@ async def main() -> None:
                     await compare(service, template, figures)
                     status.update(f"{KERNELS} kernels for {SECONDS} s")
                     await many(service, template, figures)
-    table = Table("what", "value", "wanted")
-    for name, value in figures.items():
-        table.add_row(name, f"{value:.2f}", "<= 1.5" if name.endswith("_ratio") else "")
-    console.print(table)
-    machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "accelerator": str(accelerator)}
-    document = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "template": template, **machine}
-    RESULTS.write_text(json.dumps({**document, "figures": figures}, indent=2) + "\n", encoding="utf-8")
+    show(figures, {name: "<= 1.5" for name in figures if name.endswith("_ratio")})
+    write(RESULTS, template, accelerator, figures)
 
 
 if __name__ == "__main__":
