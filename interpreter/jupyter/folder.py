@@ -28,23 +28,31 @@ def socket_folder() -> Generator[Path]:
         if len(os.fsencode(parent)) > _LONGEST:
             parent = Path("/tmp")  # noqa: S108  (the folder in it has a name that nobody can guess)
         _sweep(parent)
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        lock = _lock(folder)
+        folder, lock = _make(parent)
     except OSError as error:
         raise HostError(f"no folder for sockets can be made: {error}", hint="Set TMPDIR") from error
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+        os.close(lock)
+
+
+def _make(parent: Path) -> tuple[Path, int]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        # Another process may take it for a stale one as long as it is not locked.
+        with contextlib.suppress(FileNotFoundError):
+            if (lock := _lock(folder)) is not None:
+                if folder.exists():
+                    return folder, lock
+                os.close(lock)
 
 
 def _sweep(parent: Path) -> None:
     for folder in parent.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
-            # A folder without a socket may belong to one who is about to lock it.
-            if folder.stat().st_uid == os.getuid() and any(folder.iterdir()) and (lock := _lock(folder)) is not None:
+            if folder.stat().st_uid == os.getuid() and (lock := _lock(folder)) is not None:
                 shutil.rmtree(folder, ignore_errors=True)
                 os.close(lock)
 
