@@ -8,6 +8,7 @@ import contextlib
 import gc
 import json
 import os
+import platform
 import random
 import socket
 import sys
@@ -107,8 +108,9 @@ def renew_random() -> None:
         numpy.random.seed(list(memoryview(os.urandom(64)).cast("I")))
     if ssl := sys.modules.get("ssl"):
         ssl.RAND_add(os.urandom(64), 64.0)
-    # uuid1 and temporary names keep state of their own, made at first use.
-    for module, name in ((uuid, "_node"), (uuid, "_last_timestamp"), (tempfile, "_name_sequence")):
+    # uuid1 and temporary names keep state of their own, made at first use; platform keeps the host's name.
+    kept = ((uuid, "_node"), (uuid, "_last_timestamp"), (tempfile, "_name_sequence"), (platform, "_uname_cache"))
+    for module, name in kept:
         setattr(module, name, None)
 
 

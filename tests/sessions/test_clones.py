@@ -19,6 +19,7 @@ UNIQUE = {
     "uuid1 node": "__import__('uuid').getnode()",
     "temporary name": "next(__import__('tempfile')._get_candidate_names())",
     "host name": "__import__('socket').gethostname()",
+    "host name by platform": "__import__('platform').node()",
     "machine id": "open('/etc/machine-id').read()",
     "boot id": "open('/proc/sys/kernel/random/boot_id').read()",
     "kernel uuid": "open('/proc/sys/kernel/random/uuid').read()",
