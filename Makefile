@@ -6,12 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PACKAGES := qemu-system-x86 bubblewrap mmdebstrap squashfs-tools e2fsprogs uidmap python3-venv
+BROWSER := chromium fonts-dejavu-core
 # A program of each package: apt-get runs only when one of them is missing.
 PROGRAMS := qemu-system-x86_64 bwrap mmdebstrap mksquashfs
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help system setup demo test test-fast lint format bench bench-service bench-jupyter fuzz lock clean
+.PHONY: help system browser setup demo test test-fast lint format bench bench-service bench-jupyter fuzz lock clean
 
 help: ## Show what can be done
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -25,6 +26,13 @@ system: ## Install the system's packages that are missing (Debian; root or sudo)
 		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(PACKAGES) > /dev/null; \
 	fi
 
+browser: ## Install Chromium when it is missing: the tests use JupyterLab in it (Debian; root or sudo)
+	@command -v chromium > /dev/null || { \
+		echo "installing: $(BROWSER)"; \
+		$(SUDO) apt-get update -qq && \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(BROWSER) > /dev/null; \
+	}
+
 setup: system $(VENV)/.installed ## Make .venv with the command .venv/bin/interpreter
 
 $(VENV)/.installed: requirements.lock pyproject.toml
@@ -37,7 +45,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 demo: setup ## Build python-data, analyse the sample CSV in a session, save the plot
 	@$(BIN)/python notebooks/demo.py
 
-test: setup ## Run all tests; builds one template from nothing unless one is there
+test: setup browser ## Run all tests; builds two templates from nothing unless they are there
 	@$(BIN)/pytest
 
 test-fast: setup ## Run the tests that need no machine (seconds)

@@ -6,6 +6,7 @@ from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from interpreter.settings import Settings
 
@@ -26,6 +27,19 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _WebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, that also takes what Jupyter Server's gateway client makes of a browser's binary messages.
+
+    It sends them on as text (2.21). Those begin with a NUL, which no JSON does, and are mostly no UTF-8.
+    """
+
+    def send_receive_event_to_app(self) -> None:
+        """Called when a message is complete."""
+        if self.curr_msg_data_type == "text" and self.frames[0][:1] == b"\0":
+            self.curr_msg_data_type = "bytes"
+        super().send_receive_event_to_app()
+
+
 def new_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
     """A server that serves until ``should_exit`` is set."""
     config = uvicorn.Config(
@@ -33,7 +47,7 @@ def new_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
         lifespan="off",
         # The parser that bounds a request's head; the faster one would take one of any length into memory.
         http="h11",
-        ws="websockets-sansio",
+        ws=_WebSocket,
         ws_max_size=settings.message_limit,
         ws_ping_interval=_PING_SECONDS,
         ws_ping_timeout=_PONG_SECONDS,

@@ -115,7 +115,7 @@ get_ipython().kernel.comm_manager.register_target("mirror", opened)
     async with channels(api, kernel, v1=v1) as client:
         await client.execute(code)
         comm = uuid.uuid4().hex
-        await client.send("comm_open", {"comm_id": comm, "target_name": "mirror", "data": {}})
+        await client.open_comm(comm, "mirror")
         buffers = [b"", b"\x00\x01\xff", bytes(range(256)) * 4000]
         await client.send("comm_msg", {"comm_id": comm, "data": {}}, buffers=buffers)
         frames = await client.until(lambda frame: frame.type == "comm_msg")
@@ -339,6 +339,27 @@ async def test_jupyter_servers_gateway_client_gets_no_binary_frame_that_would_en
         opened = next(frame for frame in frames if frame.type == "comm_open")
         assert (opened.content["data"], opened.buffers) == ({"n": 1}, [])
         assert text_of(frames) == "more\n"
+
+
+async def test_a_binary_message_that_jupyter_servers_gateway_client_sends_as_text_is_taken(
+    api: Api, kernel: str
+) -> None:
+    code = """
+def opened(comm, message):
+    comm.on_msg(lambda message: print(*(bytes(b).hex() for b in message["buffers"]), flush=True))
+get_ipython().kernel.comm_manager.register_target("told", opened)
+"""
+    async with channels(api, kernel) as client:
+        await client.execute(code)
+        comm = uuid.uuid4().hex
+        await client.open_comm(comm, "told")
+        for buffer in (b"\xff\xfe\x00", b"ascii"):
+            header = {"msg_id": uuid.uuid4().hex, "msg_type": "comm_msg", "session": "lab", "version": "5.4"}
+            frame = client.packed("shell", header, {"comm_id": comm, "data": {}}, [buffer])
+            assert isinstance(frame, bytes)
+            await client.socket.send(frame, text=True)
+            frames = await client.until(lambda f: f.type == "stream")
+            assert frames[-1].content["text"] == f"{buffer.hex()}\n"
 
 
 async def test_a_client_that_reads_nothing_does_not_hold_up_the_end_of_its_session(api: Api) -> None:

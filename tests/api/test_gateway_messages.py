@@ -46,7 +46,7 @@ async def echo(api: Api, kernel: str, *, v1: bool) -> AsyncGenerator[tuple[Chann
     async with channels(api, kernel, v1=v1) as client:
         await client.execute(ECHO)
         comm = uuid.uuid4().hex
-        await client.answered_output(await client.send("comm_open", {"comm_id": comm, "target_name": "echo"}))
+        await client.open_comm(comm, "echo")
         yield client, comm
 
 
