@@ -130,7 +130,7 @@ class Channels:
         ]
 
     async def open_comm(self, comm: str, target: str) -> None:
-        """Open a comm, and wait until the kernel has: ipykernel 7.4 may take a message that follows at once before it."""
+        """Open a comm, and wait until the kernel has: ipykernel 7.4 may take what follows at once before it."""
         sent = await self.send("comm_open", {"comm_id": comm, "target_name": target, "data": {}})
         await self.answered_output(sent)
 
