@@ -50,3 +50,6 @@ async def lab(lab_server: LabServer, browser: Browser, gateway: Api) -> AsyncGen
     await context.close()
     for kernel in (await gateway.client.get("/api/kernels")).json():
         await gateway.client.delete(f"/api/kernels/{kernel['id']}")
+    for path in lab_server.root.iterdir():
+        if path.is_file():
+            path.unlink()

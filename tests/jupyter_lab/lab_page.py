@@ -17,7 +17,7 @@ _KERNEL_IS = """wanted => {
 # Not awaited: the command ends when the cell does.
 _RUN = """code => {
     const notebook = jupyterapp.shell.currentWidget.content;
-    const place = notebook.activeCellIndex;
+    const place = notebook.activeCellIndex = notebook.widgets.length - 1;
     notebook.activeCell.model.sharedModel.setSource(code);
     jupyterapp.commands.execute('notebook:run-cell-and-insert-below');
     return place;
@@ -61,10 +61,12 @@ class LabPage:
         """Run a command, as its menu entry does; does not wait for its end."""
         await self.page.evaluate("([name, given]) => { jupyterapp.commands.execute(name, given) }", [name, arguments])
 
-    async def new_notebook(self, kernel: str) -> None:
+    async def new_notebook(self, kernel: str, name: str | None = None) -> None:
         """A notebook with a kernel that is ready."""
         await self.command("notebook:create-new", kernelName=kernel, cwd="")
         await self.kernel_is("idle")
+        if name is not None:
+            await self.page.evaluate("name => jupyterapp.shell.currentWidget.context.rename(name)", name)
 
     async def save(self) -> None:
         """Save the notebook that is shown."""
@@ -78,7 +80,7 @@ class LabPage:
         return await self.page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.id")
 
     async def run(self, code: str) -> Cell:
-        """Put code into the active cell, run it, and go on in a new one below. Does not wait for its end."""
+        """Put code into the last cell, run it, and have a new one below. Does not wait for its end."""
         return self.cell(await self.page.evaluate(_RUN, code))
 
     async def type(self, code: str) -> Cell:
