@@ -18,6 +18,7 @@ from kernel_guest.frames import CHANNELS, VERSION, Frame, FrameDecoder, FrameErr
 from kernel_guest.groups import Group
 from kernel_guest.processes import KernelIdentity, Zygote
 from kernel_guest.relay import channel_path, splice
+from kernel_guest.streams import streams_of
 
 _READ = 64 * 1024
 _MAX_STREAMS = 256
@@ -183,13 +184,13 @@ class Agent:
             case {"service": "kernel"}:
                 context = self._context_of(body)
                 context.running()
-                streams = await asyncio.open_connection(sock=connection)
-                await context.relay(self._zmq, *streams, iopub=bool(body.get("iopub", True)))
+                async with streams_of(connection) as (reader, writer):
+                    await context.relay(self._zmq, reader, writer, iopub=bool(body.get("iopub", True)))
             case {"service": "splice", "channel": str(channel)} if channel in CHANNELS:
                 context = self._context_of(body)
-                reader, writer = await asyncio.open_connection(sock=connection)
-                writer.write(encode(Frame(Kind.OK)))
-                await splice(channel_path(context.folder, channel), reader, writer)
+                async with streams_of(connection) as (reader, writer):
+                    writer.write(encode(Frame(Kind.OK)))
+                    await splice(channel_path(context.folder, channel), reader, writer)
             case {"service": "put", "path": str(path), "size": int() | None as size, "mode": int(mode)} if (
                 size is None or size >= 0
             ):

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, cast
 from kernel_guest.files import FileRefused, rights_of
 from kernel_guest.frames import STDIN_WINDOW, Frame, FrameDecoder, FrameError, Kind, encode
 from kernel_guest.processes import Reaper
+from kernel_guest.streams import streams_of
 
 _READ = 64 * 1024
 _MOST = 64
@@ -131,10 +132,12 @@ class RunningCommand:
 
     async def serve(self, connection: socket.socket) -> None:
         """Talk to the host until the command has ended and the host has gone; then nothing of it is left."""
+        async with streams_of(connection) as (reader, writer):
+            await self._serve(reader, writer)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tasks: list[asyncio.Task[None]] = []
-        writer: asyncio.StreamWriter | None = None
         try:
-            reader, writer = await asyncio.open_connection(sock=connection)
             await self._send(writer, Kind.OK, {"pid": self.pid})
             listening = asyncio.create_task(self._listen(reader))
             tasks.append(listening)
@@ -155,8 +158,6 @@ class RunningCommand:
             self._closing.close()
             if self._input is not None:
                 self._input.close()
-            if writer is not None:
-                writer.close()
 
     def kill(self) -> None:
         """SIGKILL to it and all of its group, once: when all are gone the group's number may become another's."""

@@ -10,7 +10,6 @@ Requests come as one JSON packet with two descriptors' worth of company: ``{"fol
 
 import contextlib
 import gc
-import importlib
 import json
 import os
 import resource
@@ -61,19 +60,12 @@ def _warm_up(code: Path, *, drop: bool) -> None:
         os.setegid(USER)
         os.seteuid(USER)
     try:
-        _complete()
         if code.is_file():
             runpy.run_path(str(code))
     finally:
         if drop:
             os.seteuid(0)
             os.setegid(0)
-
-
-def _complete() -> None:
-    # What completes names reads much code of its own at first use: seconds on a slow machine, for a key pressed once.
-    jedi: Any = importlib.import_module("jedi")
-    jedi.Interpreter("import os; os.pa", [{}]).complete()
 
 
 def _fork_kernel(requests: socket.socket, request: dict[str, Any], descriptor: int, *, drop: bool) -> None:

@@ -13,6 +13,7 @@ from interpreter.api.jupyter.models import KernelId, kernel_of
 from interpreter.api.problems import refusal_of
 from interpreter.api.service import ServiceOf
 from interpreter.errors import GuestMisbehaved, InterpreterError, InvalidRequest, KernelDied
+from interpreter.kernel.message import RawMessage
 from interpreter.kernel.websocket import V1, Subprotocol, pack, unpack
 from interpreter.sessions.clients import KernelClient, KernelClients
 
@@ -114,28 +115,31 @@ class _Relay:
     async def _to_client(self) -> None:
         while True:
             try:
-                channel, message = item = await self._client.receive()
+                item = await self._client.receive()
             except KernelDied:
                 return
             try:
-                if message.size < _MUCH:
-                    payload = pack(self._protocol, channel, message, buffers=self._buffers)
-                else:
-                    payload = await asyncio.to_thread(pack, self._protocol, channel, message, buffers=self._buffers)
-            except GuestMisbehaved as error:
-                log.warning("a kernel's message was left out", error=error.message)
-                continue
-            try:
-                if isinstance(payload, str):
-                    await self._websocket.send_text(payload)
-                else:
-                    await self._websocket.send_bytes(payload)
+                await self._send(*item)
             except WebSocketDisconnect:
                 await self._client.give_back(item)
                 return
             except asyncio.CancelledError:
                 await self._client.give_back(item)
                 raise
+
+    async def _send(self, channel: str, message: RawMessage) -> None:
+        try:
+            if message.size < _MUCH:
+                payload = pack(self._protocol, channel, message, buffers=self._buffers)
+            else:
+                payload = await asyncio.to_thread(pack, self._protocol, channel, message, buffers=self._buffers)
+        except GuestMisbehaved as error:
+            log.warning("a kernel's message was left out", error=error.message)
+            return
+        if isinstance(payload, str):
+            await self._websocket.send_text(payload)
+        else:
+            await self._websocket.send_bytes(payload)
 
 
 def _breaks_on_buffers(websocket: WebSocket, protocol: Subprotocol) -> bool:
