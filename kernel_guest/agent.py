@@ -168,8 +168,6 @@ class Agent:
                 if not self.renewed:
                     raise Refused("not_renewed", "this guest has not been renewed since it was restored")
                 await self._open(connection, frame.body)
-            except TimeoutError:
-                await _refuse(connection, Refused("kernel_silent", "the kernel did not answer in time"))
             except NoKernel as error:
                 await _refuse(connection, Refused("no_kernel", str(error)))
             except (Refused, files.FileRefused) as error:
@@ -185,7 +183,12 @@ class Agent:
                 context = self._context_of(body)
                 context.running()
                 async with streams_of(connection) as (reader, writer):
-                    await context.relay(self._zmq, reader, writer, iopub=bool(body.get("iopub", True)))
+                    try:
+                        await context.relay(self._zmq, reader, writer, iopub=bool(body.get("iopub", True)))
+                    except TimeoutError:
+                        # By the streams: when they have let go of the connection nothing can be said on it any more.
+                        silent = {"code": "kernel_silent", "message": "the kernel did not answer in time"}
+                        writer.write(encode(Frame(Kind.ERROR, silent)))
             case {"service": "splice", "channel": str(channel)} if channel in CHANNELS:
                 context = self._context_of(body)
                 async with streams_of(connection) as (reader, writer):

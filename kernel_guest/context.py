@@ -117,7 +117,6 @@ class Context:
             await relay.run(reader, writer, lambda: writer.write(encode(Frame(Kind.OK))))
         finally:
             self._relays.discard(relay)
-            writer.close()
 
     def running(self) -> KernelProcess:
         """The kernel. Raises NoKernel."""
