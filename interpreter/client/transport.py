@@ -134,9 +134,14 @@ class Transport:
             headers=headers,
             transport=transport,
             # A service on this machine is never behind a proxy, whatever the environment says of others.
-            trust_env=self.url.host not in _LOOPBACK,
+            trust_env=not self.is_local,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=_KEPT_SECONDS),
         )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the service is on this machine."""
+        return self.url.host in _LOOPBACK
 
     async def close(self) -> None:
         """Close all connections."""

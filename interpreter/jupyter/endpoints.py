@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from interpreter.errors import HostError
 from interpreter.kernel.splicing import AsyncioStream, ByteStream
+from kernel_guest.frames import CHANNELS
 
-CHANNELS: Final = ("shell", "iopub", "stdin", "control", "hb")
 SIGNATURE_SCHEME: Final = "hmac-sha256"
 MAX_UNIX_PATH: Final = 107
 """Bytes that the path of a unix socket may have."""

@@ -28,7 +28,6 @@ _AWAY_SECONDS: Final = 60.0
 """Seconds that a service may be away, to be started anew for one, before its kernels are taken for lost."""
 _PAUSE: Final = 1.0
 _CLOSE_SECONDS: Final = 2.0
-_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class RemoteGuests:
@@ -166,7 +165,7 @@ class RemoteKernel:
                 max_size=None,
                 close_timeout=_CLOSE_SECONDS,
                 # As for requests: a service on this machine is never behind a proxy.
-                proxy=None if url.host in _LOOPBACK else True,
+                proxy=None if self._transport.is_local else True,
             )
         except InvalidStatus as error:
             raise error_from_answer(error.response.status_code, bytes(error.response.body or b"")) from None

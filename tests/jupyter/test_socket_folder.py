@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from interpreter.jupyter.endpoints import CHANNELS, MAX_UNIX_PATH, endpoints_in
+from interpreter.jupyter.endpoints import MAX_UNIX_PATH, endpoints_in
 from interpreter.jupyter.folder import socket_folder
+from kernel_guest.frames import CHANNELS
 
 
 @pytest.fixture(autouse=True)
