@@ -1,6 +1,7 @@
 """What the service knows of a session, and what a caller may ask of a new one."""
 
 import re
+import uuid
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
@@ -139,6 +140,11 @@ class SessionRecord(BaseModel):
     machine: str = ""
     front: Front = Front.REST
     notebooks: list[Notebook] = []
+
+    @property
+    def kernel_id(self) -> str:
+        """The id as Jupyter's clients want one: with dashes, which their own routes look for."""
+        return str(uuid.UUID(self.id))
 
     @property
     def expires_at(self) -> float:

@@ -91,6 +91,9 @@ class Sessions:
                 contexts=[MAIN],
                 front=front,
             )
+            if front is Front.JUPYTER:
+                # As Jupyter's other gateways have it: code in the kernel knows its own name.
+                record = record.model_copy(update={"env": {**record.env, "KERNEL_ID": record.kernel_id}})
             await self.store.save(record)
             try:
                 held = await self._machine(record)

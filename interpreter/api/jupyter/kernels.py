@@ -10,7 +10,6 @@ from interpreter.api.jupyter.models import (
     KernelId,
     KernelModel,
     NewKernel,
-    kernel_id_of,
     kernel_model,
     kernel_of,
     kernels_of,
@@ -100,8 +99,4 @@ async def start_kernel(service: Service, caller: Caller, wanted: NewKernel) -> L
     live = service.sessions.live_session(record.id)
     if live is None:
         raise InterpreterError("the kernel ended as soon as it had started")
-    # As Jupyter's other gateways have it: code in the kernel knows its own name.
-    env = {**record.env, "KERNEL_ID": kernel_id_of(record.id)}
-    await live.session.set_environment(env)
-    await live.change(env=env)
     return live

@@ -1,6 +1,5 @@
 """What Jupyter's clients read and write, and how a session looks to them."""
 
-import uuid
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -76,7 +75,7 @@ def kernel_model(live: LiveSession) -> KernelModel:
     """A session as Jupyter's clients see it."""
     clients = live.clients
     return KernelModel(
-        id=kernel_id_of(live.record.id),
+        id=live.record.kernel_id,
         name=live.record.template,
         last_activity=time_text(clients.last_activity),
         execution_state=clients.state,
@@ -91,11 +90,6 @@ def session_model(live: LiveSession, notebook: Notebook) -> SessionModel:
         kernel=kernel_model(live),
         notebook=NotebookModel(path=notebook.path, name=notebook.name),
     )
-
-
-def kernel_id_of(session_id: str) -> str:
-    """A session's id as a kernel's: with dashes, which clients' own routes want."""
-    return str(uuid.UUID(session_id))
 
 
 async def kernel_of(service: Service, caller: Caller, kernel_id: str) -> LiveSession:
