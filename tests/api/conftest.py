@@ -15,10 +15,12 @@ async def api(engine: Engine, settings: Settings, tmp_path_factory: pytest.TempP
         yield api
 
 
-@pytest.fixture(scope="session")
-async def shared(api: Api) -> str:
-    """One session for the tests that need not have their own."""
-    return await api.new(name="shared")
+@pytest.fixture(scope="module")
+async def shared(api: Api) -> AsyncGenerator[str]:
+    """One session for the tests of a module that need not have their own."""
+    session_id = await api.new(name="shared")
+    yield session_id
+    await api.client.delete(f"/v1/sessions/{session_id}")
 
 
 @pytest.fixture
@@ -28,9 +30,11 @@ async def session_id(api: Api) -> AsyncGenerator[str]:
     await api.client.delete(f"/v1/sessions/{session_id}")
 
 
-@pytest.fixture(scope="session")
-async def shared_kernel(api: Api) -> str:
-    """One Jupyter kernel for the tests that need not have their own."""
+@pytest.fixture(scope="module")
+async def shared_kernel(api: Api) -> AsyncGenerator[str]:
+    """One Jupyter kernel for the tests of a module that need not have their own."""
     answer = await api.client.post("/api/kernels", json={"name": "base"})
     assert answer.status_code == 201, answer.text
-    return answer.json()["id"]
+    kernel = answer.json()["id"]
+    yield kernel
+    await api.client.delete(f"/api/kernels/{kernel}")

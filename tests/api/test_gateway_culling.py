@@ -75,9 +75,7 @@ async def test_a_kernel_with_a_client_is_kept_and_its_time_counts_from_when_that
             for _ in range(5):
                 await passes(clock, 90)
                 assert await is_there(api, kernel)
-        async with asyncio.timeout(SECONDS):
-            while live.clients.connections:  # noqa: ASYNC110  (the service notices a closed connection by itself)
-                await asyncio.sleep(0.01)
+        await all_left(live)
         await passes(clock, 99)
         assert await is_there(api, kernel)
         await passes(clock, 2)
@@ -112,9 +110,7 @@ async def test_a_busy_kernel_is_culled_only_when_so_configured(
         async with channels(api, kernel, "mine") as client:
             await client.ask("input()", allow_stdin=True)
             await client.until(lambda frame: frame.type == "input_request")
-        async with asyncio.timeout(SECONDS):
-            while live.clients.connections:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await all_left(live)
         await passes(clock, 101)
         if cull_busy:
             assert await culled(live)
@@ -123,9 +119,7 @@ async def test_a_busy_kernel_is_culled_only_when_so_configured(
         async with channels(api, kernel, "mine") as client:
             await client.send("input_reply", {"value": ""}, "stdin")
             await client.until(lambda f: f.content.get("execution_state") == "idle")
-        async with asyncio.timeout(SECONDS):
-            while live.clients.connections:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await all_left(live)
         await passes(clock, 101)
         assert await culled(live)
 
@@ -162,3 +156,10 @@ async def test_a_cell_of_a_notebook_is_given_time_when_the_service_is_stopped(
             frames = await client.until(lambda f: f.content.get("execution_state") == "dead")
             assert frames[-1].content["reason"] == "the service is being stopped"
             await draining
+
+
+async def all_left(live: LiveSession) -> None:
+    """Wait until the service has noticed that no client is connected any more."""
+    async with asyncio.timeout(SECONDS):
+        while live.clients.connections:  # noqa: ASYNC110  (nothing tells of it)
+            await asyncio.sleep(0.01)

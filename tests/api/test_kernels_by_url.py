@@ -15,11 +15,9 @@ from typing import Any
 import pytest
 import websockets
 from jupyter_client.asynchronous.client import AsyncKernelClient
-from jupyter_client.ioloop.manager import AsyncIOLoopKernelManager
 from jupyter_client.manager import AsyncKernelManager
+from kernel_client import ToldManager, connected, run, wait_for
 from served import SECONDS, Api
-
-Manager = AsyncIOLoopKernelManager
 
 
 @pytest.fixture(scope="session")
@@ -30,18 +28,6 @@ def kernelspec(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Path:
     more = ["-t", "base", "--name", "by-url", "--url", f"http://127.0.0.1:{api.port}", "--prefix", str(prefix)]
     subprocess.run([*command, *more], check=True)
     return prefix
-
-
-class ToldManager(Manager):
-    """Tells when its kernel was launched."""
-
-    def __init__(self, **more: Any) -> None:
-        super().__init__(**more)
-        self.launched = asyncio.Event()
-
-    async def _async_post_start_kernel(self, **more: Any) -> None:
-        await super()._async_post_start_kernel(**more)
-        self.launched.set()
 
 
 @pytest.fixture
@@ -58,23 +44,9 @@ async def manager(kernelspec: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGen
 
 @pytest.fixture
 async def client(manager: ToldManager) -> AsyncGenerator[AsyncKernelClient]:
-    client: Any = manager.client()
-    client.start_channels()
-    await client.wait_for_ready(timeout=SECONDS)
+    client = await connected(manager)
     yield client
     client.stop_channels()
-
-
-async def run(client: Any, code: str, **more: Any) -> str:
-    said: list[str] = []
-
-    def output(message: dict[str, Any]) -> None:
-        content = message["content"]
-        if message["msg_type"] in {"execute_result", "error"}:
-            said.append(content.get("ename") or content["data"]["text/plain"])
-
-    await client.execute_interactive(code, output_hook=output, timeout=SECONDS, **more)
-    return "".join(said)
 
 
 async def running(api: Api) -> list[dict[str, Any]]:
@@ -169,9 +141,7 @@ async def test_the_launcher_uses_the_service_too(api: Api, kernelspec: Path, mon
     (kernels / "launched-by-url" / "kernel.json").write_text(json.dumps(document))
     manager = AsyncKernelManager(kernel_name="launched-by-url")
     await manager.start_kernel()
-    client: Any = manager.client()
-    client.start_channels()
-    await client.wait_for_ready(timeout=SECONDS)
+    client = await connected(manager)
     assert await run(client, "1 + 1") == "2"
     assert [one["name"] for one in await running(api)].count("jupyter") == 1
     client.stop_channels()
@@ -270,13 +240,6 @@ async def test_a_session_with_an_open_tunnel_is_used(api: Api, session_id: str) 
 
 def tunnel(api: Api, session: str, channel: str) -> str:
     return f"ws://127.0.0.1:{api.port}/v1/sessions/{session}/contexts/main/channels/{channel}"
-
-
-async def wait_for(client: Any, request: str, kind: str) -> dict[str, Any]:
-    while True:
-        message = await client.get_iopub_msg(timeout=SECONDS)
-        if message["msg_type"] == kind and message["parent_header"].get("msg_id") == request:
-            return message
 
 
 async def eventually(holds: Callable[[], bool]) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from started_kernel import LAUNCHED, PROVISIONED, Started
+from started_kernel import LAUNCHED, PROVISIONED, Started, machines_of
 
 from interpreter import Engine, Settings
 
@@ -29,6 +29,13 @@ def kernelspecs(engine: Engine, settings: Settings, tmp_path_factory: pytest.Tem
         (kernels / LAUNCHED).mkdir()
         (kernels / LAUNCHED / "kernel.json").write_text(json.dumps(document))
         yield kernels
+
+
+@pytest.fixture(autouse=True)
+def own_machines() -> Callable[[], list[int]]:
+    """The machines of this process that a test itself has started: a service that other tests share may have some."""
+    others = set(machines_of())
+    return lambda: [machine for machine in machines_of() if machine not in others]
 
 
 @pytest.fixture

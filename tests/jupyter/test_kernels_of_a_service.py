@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 from jupyter_client.ioloop.manager import AsyncIOLoopKernelManager
+from kernel_client import connected, run
+from served import SECONDS
 from started_kernel import PROVISIONED
 
 from interpreter import Settings
 
-SECONDS = 60.0
 NAME = "of-a-service"
 
 
@@ -69,22 +70,7 @@ def place(settings: Settings, kernelspecs: Path, tmp_path: Path) -> Place:
 async def started() -> tuple[AsyncIOLoopKernelManager, Any]:
     manager = AsyncIOLoopKernelManager(kernel_name=NAME)
     await manager.start_kernel()
-    client: Any = manager.client()
-    client.start_channels()
-    await client.wait_for_ready(timeout=SECONDS)
-    return manager, client
-
-
-async def run(client: Any, code: str) -> str:
-    said: list[str] = []
-
-    def output(message: dict[str, Any]) -> None:
-        content = message["content"]
-        if message["msg_type"] in {"execute_result", "error"}:
-            said.append(content.get("ename") or content["data"]["text/plain"])
-
-    await client.execute_interactive(code, output_hook=output, timeout=SECONDS)
-    return "".join(said)
+    return manager, await connected(manager)
 
 
 async def test_no_service_and_a_wrong_key_are_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

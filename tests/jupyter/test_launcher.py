@@ -8,16 +8,16 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jupyter_client.asynchronous.client import AsyncKernelClient
-from jupyter_client.ioloop.manager import AsyncIOLoopKernelManager
+from kernel_client import ToldManager, connected, run, wait_for
+from served import SECONDS
 from started_kernel import LAUNCHED, machines_of
 
-SECONDS = 60.0
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 Process = asyncio.subprocess.Process
 
@@ -59,18 +59,6 @@ async def connect(file: Path) -> Any:
     client.hb_channel.is_beating = lambda: True
     await client.wait_for_ready(timeout=SECONDS)
     return client
-
-
-async def run(client: Any, code: str) -> str:
-    said: list[str] = []
-
-    def output(message: dict[str, Any]) -> None:
-        content = message["content"]
-        if message["msg_type"] in {"execute_result", "error"}:
-            said.append(content.get("ename") or content["data"]["text/plain"])
-
-    await client.execute_interactive(code, output_hook=output, timeout=SECONDS)
-    return "".join(said)
 
 
 async def status_of(launcher: Process) -> tuple[int, str]:
@@ -259,31 +247,20 @@ async def test_a_template_that_is_not_built_is_told(kernelspecs: Path, tmp_path:
     assert "interpreter template build nothing" in told
 
 
-class ToldManager(AsyncIOLoopKernelManager):
-    """Tells when its kernel was launched."""
-
-    def __init__(self, **more: Any) -> None:
-        super().__init__(**more)
-        self.launched = asyncio.Event()
-
-    async def _async_post_start_kernel(self, **more: Any) -> None:
-        await super()._async_post_start_kernel(**more)
-        self.launched.set()
-
-
 @pytest.mark.parametrize("killed", ["kernel", "machine"])
-async def test_a_manager_starts_it_again_at_the_same_addresses(kernelspecs: Path, killed: str) -> None:
+async def test_a_manager_starts_it_again_at_the_same_addresses(
+    kernelspecs: Path, own_machines: Callable[[], list[int]], killed: str
+) -> None:
     manager = ToldManager(kernel_name=LAUNCHED)
     await manager.start_kernel()
     manager.launched.clear()
     before = manager.get_connection_info()
-    client: Any = manager.client()
-    client.start_channels()
-    await client.wait_for_ready(timeout=SECONDS)
+    client = await connected(manager)
     if killed == "kernel":
         client.execute("import os; os._exit(1)")
     else:
-        os.kill(machines_of()[0], signal.SIGKILL)
+        (machine,) = own_machines()
+        os.kill(machine, signal.SIGKILL)
     async with asyncio.timeout(SECONDS):
         await manager.launched.wait()
     await client.wait_for_ready(timeout=SECONDS)
@@ -296,13 +273,6 @@ async def test_a_manager_starts_it_again_at_the_same_addresses(kernelspecs: Path
 
 def ports(about: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in about.items() if name.endswith("_port")}
-
-
-async def wait_for(client: Any, request: str, kind: str) -> dict[str, Any]:
-    while True:
-        message = await client.get_iopub_msg(timeout=SECONDS)
-        if message["msg_type"] == kind and message["parent_header"].get("msg_id") == request:
-            return message
 
 
 async def ended(descriptor: int) -> None:

@@ -20,16 +20,17 @@ from typing import Any
 
 import pytest
 import zmq
-from jupyter_client.ioloop.manager import AsyncIOLoopKernelManager
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 from jupyter_client.session import Session
+from kernel_client import ToldManager, connected, run
+from served import SECONDS
 from started_kernel import PROVISIONED, Started, machines_of
 
 from interpreter.errors import HostError
 from interpreter.jupyter.embedded import EmbeddedGuests
 
 Start = Callable[..., Started]
-SECONDS = 60.0
+Machines = Callable[[], list[int]]
 
 
 def socket_folders() -> set[str]:
@@ -41,41 +42,30 @@ def relay_threads() -> list[str]:
 
 
 @pytest.fixture
-def nothing_left() -> Generator[None]:
+def nothing_left(own_machines: Machines) -> Generator[None]:
     """What a test has started is gone at its end: machines, folders, threads."""
-    machines, folders, threads = set(machines_of()), socket_folders(), relay_threads()
+    folders, threads = socket_folders(), relay_threads()
     yield
-    assert set(machines_of()) == machines
+    assert own_machines() == []
     assert socket_folders() <= folders
     assert relay_threads() == threads
 
 
-class RestartingManager(AsyncIOLoopKernelManager):
-    """Restarts its kernel when that has died, and tells when it is there again."""
-
-    def __init__(self, **more: Any) -> None:
-        super().__init__(**more)
-        self.launched = asyncio.Event()
-
-    async def _async_post_start_kernel(self, **more: Any) -> None:
-        await super()._async_post_start_kernel(**more)
-        self.launched.set()
-
-
 @pytest.fixture
-async def manager(kernelspecs: Path) -> AsyncGenerator[RestartingManager]:
-    manager = RestartingManager(kernel_name=PROVISIONED)
+async def manager(kernelspecs: Path) -> AsyncGenerator[ToldManager]:
+    manager = ToldManager(kernel_name=PROVISIONED)
     await manager.start_kernel()
     manager.launched.clear()
     yield manager
     await manager.shutdown_kernel()
 
 
-async def test_all_that_a_kernel_has_opened_is_closed(nothing_left: None, kernelspecs: Path) -> None:
-    before = len(machines_of())
+async def test_all_that_a_kernel_has_opened_is_closed(
+    nothing_left: None, own_machines: Machines, kernelspecs: Path
+) -> None:
     kernel = Started(PROVISIONED)
     folder = Path(kernel.manager.ip).parent
-    assert len(machines_of()) == before + 1
+    assert len(own_machines()) == 1
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     kernel.stop()
     assert not folder.exists()
@@ -90,9 +80,9 @@ def test_a_kernel_that_cannot_start_says_what_to_do_and_leaves_nothing(nothing_l
         KernelManager(kernel_name="broken").start_kernel()
 
 
-def test_restart_keeps_files_ports_and_key_and_drops_variables(kernel: Started) -> None:
+def test_restart_keeps_files_ports_and_key_and_drops_variables(own_machines: Machines, kernel: Started) -> None:
     kernel.run("x = 1\nopen('kept', 'w').write('data')")
-    before, machine = kernel.manager.get_connection_info(), machines_of()
+    before, machine = kernel.manager.get_connection_info(), own_machines()
     for now in (False, True):
         kernel.manager.restart_kernel(now=now)
         kernel.client.wait_for_ready(timeout=SECONDS)
@@ -100,7 +90,7 @@ def test_restart_keeps_files_ports_and_key_and_drops_variables(kernel: Started) 
         assert kernel.run("open('kept').read()") == "'data'"
         kernel.run("x = 2")
     assert kernel.manager.get_connection_info() == before
-    assert machines_of() == machine
+    assert own_machines() == machine
 
 
 def test_restart_twice_in_a_row_and_under_load(kernel: Started) -> None:
@@ -129,7 +119,7 @@ def test_input_is_answered(kernel: Started) -> None:
 
 
 @pytest.mark.parametrize("code", ["import os; os._exit(1)", "import os; os.kill(os.getpid(), 9)"])
-async def test_a_kernel_that_dies_is_started_again_by_the_manager(manager: RestartingManager, code: str) -> None:
+async def test_a_kernel_that_dies_is_started_again_by_the_manager(manager: ToldManager, code: str) -> None:
     client = await connected(manager)
     await run(client, "open('kept', 'w').write('data')")
     before = manager.get_connection_info()
@@ -142,30 +132,32 @@ async def test_a_kernel_that_dies_is_started_again_by_the_manager(manager: Resta
     client.stop_channels()
 
 
-async def test_a_kernel_whose_machine_is_killed_is_started_again_in_a_new_one(manager: RestartingManager) -> None:
+async def test_a_kernel_whose_machine_is_killed_is_started_again_in_a_new_one(
+    own_machines: Machines, manager: ToldManager
+) -> None:
     client = await connected(manager)
     await run(client, "open('lost', 'w').write('data')")
     before = manager.get_connection_info()
-    (machine,) = machines_of()
+    (machine,) = own_machines()
     os.kill(machine, signal.SIGKILL)
     async with asyncio.timeout(SECONDS):
         await manager.launched.wait()
     await client.wait_for_ready(timeout=SECONDS)
     assert await run(client, "import os; os.path.exists('lost')") == "False"
     assert manager.get_connection_info() == before
-    assert machine not in machines_of()
+    assert machine not in own_machines()
     client.stop_channels()
 
 
 async def test_a_restart_that_fails_may_be_tried_again_for_the_same_clients(
-    manager: RestartingManager, monkeypatch: pytest.MonkeyPatch
+    own_machines: Machines, manager: ToldManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = await connected(manager)
     before = manager.get_connection_info()
     manager.stop_restarter()
     with monkeypatch.context() as patch:
         patch.setattr(EmbeddedGuests, "kernel", refuse)
-        os.kill(machines_of()[0], signal.SIGKILL)
+        os.kill(own_machines()[0], signal.SIGKILL)
         with pytest.raises(RuntimeError, match="cannot be started: no room"):
             await manager.restart_kernel(now=True)
         assert not await manager.is_alive()
@@ -195,11 +187,11 @@ async def test_an_exit_status_is_told(kernelspecs: Path) -> None:
         kernel.manager.cleanup_resources()
 
 
-async def test_signals_to_a_kernel_that_is_gone_raise_nothing(kernelspecs: Path) -> None:
+async def test_signals_to_a_kernel_that_is_gone_raise_nothing(own_machines: Machines, kernelspecs: Path) -> None:
     kernel = Started(PROVISIONED)
     provisioner = kernel.manager.provisioner
     assert provisioner is not None
-    (machine,) = set(machines_of())
+    (machine,) = own_machines()
     os.kill(machine, signal.SIGSTOP)
     for number in (0, signal.SIGINT, signal.SIGUSR1):
         await provisioner.send_signal(number)
@@ -295,11 +287,12 @@ async def test_the_asynchronous_manager(nothing_left: None, kernelspecs: Path) -
     await manager.shutdown_kernel()
 
 
-async def test_a_start_that_is_broken_off_leaves_nothing(nothing_left: None, kernelspecs: Path) -> None:
+async def test_a_start_that_is_broken_off_leaves_nothing(
+    nothing_left: None, own_machines: Machines, kernelspecs: Path
+) -> None:
     manager = AsyncKernelManager(kernel_name=PROVISIONED)
-    before = len(machines_of())
     starting = asyncio.ensure_future(manager.start_kernel())
-    while len(machines_of()) == before:
+    while not own_machines():
         assert not starting.done()
         await asyncio.sleep(0)
     starting.cancel()
@@ -399,22 +392,3 @@ def wait_for(kernel: Started, request: str, kind: str) -> dict[str, Any]:
         message = kernel.client.get_iopub_msg(timeout=SECONDS)
         if message["msg_type"] == kind and message["parent_header"].get("msg_id") == request:
             return message
-
-
-async def connected(manager: AsyncKernelManager) -> Any:
-    client: Any = manager.client()
-    client.start_channels()
-    await client.wait_for_ready(timeout=SECONDS)
-    return client
-
-
-async def run(client: Any, code: str) -> str:
-    said: list[str] = []
-
-    def output(message: dict[str, Any]) -> None:
-        content = message["content"]
-        if message["msg_type"] in {"execute_result", "error"}:
-            said.append(content.get("ename") or content["data"]["text/plain"])
-
-    await client.execute_interactive(code, output_hook=output, timeout=SECONDS)
-    return "".join(said)
