@@ -18,10 +18,12 @@ from zmq.eventloop.zmqstream import ZMQStream
 from kernel_guest.frames import Frame, FrameDecoder, FrameError, Kind, encode
 from kernel_guest.kernel import IOPUB_MESSAGES, PORTS
 
+WELCOME_SECONDS = 30.0
+"""How long a kernel may take to let a client in."""
+
 _READ = 256 * 1024
 _HIGH_WATER = 1024 * 1024
 _WELCOME = b'"iopub_welcome"'
-_WELCOME_SECONDS = 30.0
 _SOCKET_TYPES = {"shell": zmq.DEALER, "control": zmq.DEALER, "stdin": zmq.DEALER, "hb": zmq.DEALER, "iopub": zmq.SUB}
 
 
@@ -97,7 +99,7 @@ class Relay:
 
     async def welcomed(self) -> None:
         """Wait until the kernel has taken the subscription to iopub; what it publishes then arrives."""
-        async with asyncio.timeout(_WELCOME_SECONDS):
+        async with asyncio.timeout(WELCOME_SECONDS):
             await self._welcomed.wait()
         # A stream that takes no more is still waited for; `_resume` listens then.
         if self._writer is not None and self._resuming is None:

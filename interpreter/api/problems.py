@@ -34,17 +34,20 @@ class Problem(BaseModel):
 class Refusal(JSONResponse):
     """An error as a response. On Jupyter's own routes it also has ``message`` and ``reason``, as their clients want."""
 
+    def __init__(self, problem: Problem, status: int, headers: dict[str, str] | None = None) -> None:
+        super().__init__(problem.model_dump(), status, headers)
+        self._problem = problem
+        self._given_headers = headers
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if not scope["path"].startswith(JUPYTER_PATHS):
             await super().__call__(scope, receive, send)
             return
-        problem = Problem.model_validate_json(bytes(self.body))
-        error = problem.error
+        error = self._problem.error
         words = f"{error.message}. {error.hint}" if error.hint else error.message
-        body = {**problem.model_dump(), "message": words, "reason": error.code}
-        headers = {name: value for name, value in self.headers.items() if name != "content-length"}
-        await JSONResponse(body, self.status_code, headers)(scope, receive, send)
+        body = {**self._problem.model_dump(), "message": words, "reason": error.code}
+        await JSONResponse(body, self.status_code, self._given_headers)(scope, receive, send)
 
 
 JUPYTER_PATHS: Final = ("/api/", "/kernelspecs/")
@@ -132,7 +135,7 @@ def refusal_of(error: InterpreterError) -> Refusal:
 def answer(status: int, code: str, message: str, hint: str | None, headers: dict[str, str] | None = None) -> Refusal:
     """An error as a response."""
     problem = Problem(error=ErrorBody(code=code, message=message, hint=hint))
-    return Refusal(problem.model_dump(), status, headers)
+    return Refusal(problem, status, headers)
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

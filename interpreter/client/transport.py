@@ -125,8 +125,10 @@ class Transport:
         self._clock = clock
         self._jitter = jitter
         key = api_key or os.environ.get("INTERPRETER_API_KEY")
+        self.authorization: Mapping[str, str] = {"Authorization": f"Bearer {key}"} if key else {}
+        """The header that says who asks."""
         try:
-            headers = httpx.Headers({"Authorization": f"Bearer {key}"} if key else {}, encoding="ascii")
+            headers = httpx.Headers(self.authorization, encoding="ascii")
         except UnicodeEncodeError:
             raise ConfigurationError("the API key holds characters that cannot be sent in a header") from None
         self._http = httpx.AsyncClient(

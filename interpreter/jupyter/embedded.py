@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from interpreter.jupyter.guests import Wanted
 from interpreter.kernel.splicing import ByteStream, open_splice
@@ -15,6 +15,7 @@ class EmbeddedGuests:
     """Restores sessions with an engine that is opened when the first one is wanted."""
 
     def __init__(self) -> None:
+        self._opened = AsyncExitStack()
         self._engine: Engine | None = None
         self._opening = asyncio.Lock()
 
@@ -23,7 +24,7 @@ class EmbeddedGuests:
         """See `Guests`."""
         async with self._opening:
             if self._engine is None:
-                self._engine = await Engine().__aenter__()
+                self._engine = await self._opened.enter_async_context(Engine())
         restored = self._engine.session(wanted.template, environment=wanted.environment, key=wanted.key)
         async with restored as session:
             session.main.watchers.append(on_change)
@@ -31,9 +32,8 @@ class EmbeddedGuests:
 
     async def close(self) -> None:
         """See `Guests`."""
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            await engine.__aexit__(None, None, None)
+        self._engine = None
+        await self._opened.aclose()
 
 
 class EmbeddedKernel:

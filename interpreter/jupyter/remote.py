@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Final, Literal
@@ -156,11 +155,10 @@ class RemoteKernel:
         url = self._transport.url
         scheme = "wss" if url.scheme == "https" else "ws"
         path = session_path(self._session.id, "contexts", MAIN, *parts)
-        key = os.environ.get("INTERPRETER_API_KEY")
         try:
             websocket = await connect(
                 f"{scheme}://{url.netloc.decode('ascii')}{url.path.rstrip('/')}{path}",
-                additional_headers={"Authorization": f"Bearer {key}"} if key else {},
+                additional_headers=self._transport.authorization,
                 compression=None,
                 max_size=None,
                 close_timeout=_CLOSE_SECONDS,

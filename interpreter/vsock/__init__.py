@@ -5,6 +5,7 @@
 ``streams`` and ``backend`` (asyncio).
 """
 
-from interpreter.vsock.backend import Listener, VsockDevice
+from interpreter.vsock.backend import VsockDevice
+from interpreter.vsock.listener import Listener
 
 __all__ = ["Listener", "VsockDevice"]

@@ -3,9 +3,7 @@
 An idle device waits on descriptors and does nothing else: no timer, no thread, no polling.
 """
 
-import array as arrays
 import asyncio
-import contextlib
 import os
 import socket
 from collections.abc import AsyncGenerator, Callable
@@ -14,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from interpreter.errors import GuestMisbehaved, InterpreterError, MachineDied, VsockConnectError, VsockError
+from interpreter.errors import InterpreterError, MachineDied, VsockConnectError, VsockError
 from interpreter.vsock import vhost_user
 from interpreter.vsock.connection import (
     Closed,
@@ -26,77 +24,20 @@ from interpreter.vsock.connection import (
     ShutdownSent,
 )
 from interpreter.vsock.device import DEFAULT_WINDOW, MAX_CONNECTIONS, DeviceProtocol
+from interpreter.vsock.listener import BACKLOG, Listener
 from interpreter.vsock.memory import ProcessMemory
-from interpreter.vsock.packet import HEADER_SIZE, Header, parse_header
+from interpreter.vsock.packet import HEADER_SIZE
+from interpreter.vsock.ring import MAX_DATA, Ring
 from interpreter.vsock.streams import VsockTransport
 from interpreter.vsock.virtqueue import Virtqueue
 
 CONNECT_TIMEOUT: Final = 10.0
 READ_LIMIT: Final = 256 * 1024
 """The StreamReader's limit: it holds up to twice as much before the guest gets no more credit."""
-BACKLOG: Final = 64
 
-_BATCH: Final = 1024 * 1024
-_FILL: Final = 64 * 1024
-"""Bytes put into the receive ring before they are published, so that the guest works while the next are made."""
 _ROUNDS: Final = 4
 _MESSAGES: Final = 64
-_MAX_DATA: Final = 64 * 1024
-_EVENTFD_ONE: Final = (1).to_bytes(8, "little")
 _MAX_DESCRIPTORS: Final = vhost_user.MAX_REGIONS
-
-
-class _Ring:
-    __slots__ = ("call", "kick", "queue")
-
-    def __init__(self, queue: Virtqueue, kick: int, call: int | None) -> None:
-        self.queue = queue
-        self.kick = kick
-        self.call = call
-
-    def call_guest(self) -> None:
-        if self.call is not None and self.queue.needs_call():
-            # A full eventfd already says what this would say.
-            with contextlib.suppress(BlockingIOError):
-                os.write(self.call, _EVENTFD_ONE)
-
-
-class Listener:
-    """The streams that the guest opens to one port, in order. Made by ``VsockDevice.listen``."""
-
-    def __init__(self, backlog: int) -> None:
-        self._waiting: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter, int] | InterpreterError] = (
-            asyncio.Queue()
-        )
-        self._backlog = backlog
-
-    async def accept(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, int]:
-        """The next stream, and the guest's port at its other end. Raises the device's failure once it is closed."""
-        item = await self._waiting.get()
-        if isinstance(item, InterpreterError):
-            self._waiting.put_nowait(item)
-            raise item
-        return item
-
-    @property
-    def full(self) -> bool:
-        """Whether so many streams wait for ``accept`` that the guest's next request is refused."""
-        return self._waiting.qsize() >= self._backlog
-
-    def put(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
-        """For the device: a stream was opened."""
-        self._waiting.put_nowait((reader, writer, port))
-
-    def fail(self, error: InterpreterError) -> None:
-        """For the device: no stream will come any more."""
-        self._waiting.put_nowait(error)
-
-    def drop_waiting(self) -> None:
-        """For the device: reset what nobody accepted."""
-        while not self._waiting.empty():
-            item = self._waiting.get_nowait()
-            if not isinstance(item, InterpreterError):
-                item[1].transport.abort()
 
 
 class VsockDevice:
@@ -124,7 +65,7 @@ class VsockDevice:
         self.failure: InterpreterError | None = None
         self._socket = sock
         self._pid = pid
-        self._rings: dict[int, _Ring] = {}
+        self._rings: dict[int, Ring] = {}
         self._front_end = vhost_user.VhostUserBackend(guest_cid, self._ring_base)
         self._transports: dict[Connection, VsockTransport] = {}
         self._connecting: dict[Connection, asyncio.Future[None]] = {}
@@ -241,7 +182,7 @@ class VsockDevice:
             if self.failure is not None:
                 return
 
-    def _kicked(self, ring: _Ring) -> None:
+    def _kicked(self, ring: Ring) -> None:
         try:
             os.read(ring.kick, 8)
         except BlockingIOError:
@@ -276,61 +217,18 @@ class VsockDevice:
                 return False
             if not queue.chains and not queue.fetch() and not queue.want_kick():
                 return False
-            for header, payload in self._take_batch(ring):
+            for header, payload in ring.take(self._memory):
                 protocol.receive(header, payload)
             self._handle_events()
         return True
-
-    def _take_batch(self, ring: _Ring) -> list[tuple[Header, bytes]]:
-        chains, spans, total = ring.queue.chains, arrays.array("Q"), 0
-        sizes: list[int] = []
-        used: list[tuple[int, int]] = []
-        while chains and (not total or total + chains[0].length <= _BATCH):
-            chain = chains.popleft()
-            spans.extend(chain.ranges)
-            total += chain.length
-            sizes.append(chain.length)
-            used.append((chain.head, 0))
-        if not used:
-            return []
-        view = self._memory.read(spans, total)
-        packets: list[tuple[Header, bytes]] = []
-        offset = 0
-        for size in sizes:
-            header = parse_header(view, offset)
-            if header.length > size - HEADER_SIZE:
-                raise GuestMisbehaved(f"a packet of {header.length} bytes in a buffer of {size - HEADER_SIZE}")
-            start = offset + HEADER_SIZE
-            packets.append((header, bytes(view[start : start + header.length])))
-            offset += size
-        ring.queue.put_used(used)
-        ring.call_guest()
-        return packets
 
     def _fill_receive_ring(self) -> None:
         ring = self._rings.get(vhost_user.RECEIVE_RING)
         if ring is None:
             return
-        queue, protocol = ring.queue, self.protocol
-        chains = queue.chains
+        protocol = self.protocol
         was_full = protocol.replies_full
-        while protocol.wants_to_send:
-            if not chains and not queue.fetch():
-                if queue.want_kick():
-                    continue
-                break
-            out, spans, used = bytearray(), arrays.array("Q"), list[tuple[int, int]]()
-            while chains and len(out) < _FILL:
-                chain = chains[0]
-                size = protocol.next_packet(min(chain.length - HEADER_SIZE, _MAX_DATA), out)
-                if not size:
-                    break
-                chains.popleft()
-                spans.extend(chain.first(size))
-                used.append((chain.head, size))
-            if used:
-                queue.put_used(used, out, spans)
-                ring.call_guest()
+        ring.fill(protocol)
         self._handle_events()
         if was_full and not protocol.replies_full and not self._work_scheduled:
             self._work_scheduled = True
@@ -418,11 +316,11 @@ class VsockDevice:
             writable=receive,
             min_chain=HEADER_SIZE + receive,
             # A guest cannot send more at once than its credit; what it offers for receiving is its own affair.
-            max_chain=1 << 32 if receive else HEADER_SIZE + max(self.protocol.window, _MAX_DATA),
+            max_chain=1 << 32 if receive else HEADER_SIZE + max(self.protocol.window, MAX_DATA),
             event_idx=vhost_user.Feature.EVENT_IDX in event.features,
             indirect=vhost_user.Feature.INDIRECT_DESC in event.features,
         )
-        ring = self._rings[event.ring] = _Ring(queue, event.kick, event.call)
+        ring = self._rings[event.ring] = Ring(queue, event.kick, event.call)
         if receive:
             queue.suppress_kicks()
         self._loop.add_reader(event.kick, self._guarded, lambda: self._kicked(ring))

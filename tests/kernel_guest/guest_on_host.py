@@ -108,8 +108,8 @@ async def pieces_of(*pieces: bytes) -> AsyncIterator[bytes]:
 
 
 @asynccontextmanager
-async def start_guest() -> AsyncGenerator[Guest]:
-    """An agent that has warmed up and dialled the host, not renewed yet."""
+async def start_guest(*arguments: str) -> AsyncGenerator[Guest]:
+    """An agent that has warmed up and dialled the host, not renewed yet. ``arguments`` as `host_agent` has them."""
     # Not pytest's own folder: a unix socket's path has at most 107 bytes.
     with tempfile.TemporaryDirectory(prefix="guest-") as name:
         folder = Path(name)
@@ -123,6 +123,7 @@ async def start_guest() -> AsyncGenerator[Guest]:
                 sys.executable,
                 str(Path(__file__).with_name("host_agent.py")),
                 str(folder),
+                *arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

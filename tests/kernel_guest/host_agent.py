@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kernel_guest import relay
 from kernel_guest.agent import Agent
 from kernel_guest.context import Places
 from kernel_guest.processes import Reaper, Zygote, become_reaper
@@ -69,4 +70,6 @@ async def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        relay.WELCOME_SECONDS = float(sys.argv[2])
     asyncio.run(main(Path(sys.argv[1])))

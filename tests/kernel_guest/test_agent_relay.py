@@ -2,11 +2,12 @@
 
 import asyncio
 import os
+import signal
 
 import pytest
-from guest_on_host import SECONDS, Guest, Kernel
+from guest_on_host import SECONDS, Guest, Kernel, start_guest
 
-from interpreter.errors import KernelDied
+from interpreter.errors import GuestRefused, KernelDied
 from interpreter.kernel.framing import FrameStream, open_service
 from interpreter.kernel.message import Codec, Message
 from kernel_guest.frames import Frame, Kind
@@ -108,6 +109,23 @@ async def test_a_restart_gives_a_new_kernel_behind_the_same_connection(kernel: K
     result = await kernel.run("import os\nprint(os.getpid(), 'lost' in globals())")
     pid, lost = result.stdout.split()
     assert (pid != before.strip(), lost, result.execution_count) == (True, "False", 1)
+
+
+async def test_who_joins_a_kernel_that_is_silent_is_told_and_who_comes_when_it_speaks_again_is_let_in() -> None:
+    async with start_guest("3") as guest:
+        await guest.renew()
+        async with guest.kernel() as kernel:
+            pid = int(await kernel.printed("import os; print(os.getpid())"))
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                with pytest.raises(GuestRefused, match="did not answer in time") as refused:
+                    async with guest.kernel():
+                        pass
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            assert refused.value.guest_code == "kernel_silent"
+            async with guest.kernel() as other:
+                assert await other.printed("print(1)") == "1\n"
 
 
 async def test_restarts_at_once_leave_one_kernel(kernel: Kernel) -> None:
