@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,7 @@ DEBIAN_PACKAGES: Final = {
     "mmdebstrap": "mmdebstrap",
     "mksquashfs": "squashfs-tools",
     "mkfs.ext4": "e2fsprogs",
+    "unshare": "util-linux",
 }
 _LINES_KEPT: Final = 15
 _BYTES_KEPT: Final = 8192
@@ -34,14 +35,21 @@ def require(program: str) -> str:
     return path
 
 
-async def run_program(command: Sequence[str | Path], *, step: str, stdin: int = asyncio.subprocess.DEVNULL) -> None:
+async def run_program(
+    command: Sequence[str | Path],
+    *,
+    step: str,
+    stdin: int = asyncio.subprocess.DEVNULL,
+    environment: Mapping[str, str] | None = None,
+) -> None:
     """Run a program to its end. Raises TemplateBuildFailed with its last lines, DiskFull.
 
-    Cancelled, it asks the program's whole session to end and waits until it has cleaned up after itself.
+    ``environment`` is added to this process's own. Cancelled, it asks the program's whole session to end and waits
+    until it has cleaned up after itself.
     """
     process = await spawn(
         [str(part) for part in command],
-        environment={**os.environ, "LC_ALL": "C.UTF-8"},
+        environment={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
         stdin=stdin,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -125,9 +125,12 @@ async def _run_mmdebstrap(template: Template, suite: _Suite, folder: Path, overl
         "copy-out /var/lib/dpkg/status " + str(folder),
     )
     archive = folder / "rootfs.tar"
+    root = os.geteuid() == 0
     await run_program(
         [
-            *(require("mmdebstrap"), "--variant=minbase", f"--mode={'root' if os.geteuid() == 0 else 'unshare'}"),
+            # What it mounts for root goes with it then, also when it is killed.
+            *((require("unshare"), "--mount", "--") if root else ()),
+            *(require("mmdebstrap"), "--variant=minbase", f"--mode={'root' if root else 'unshare'}"),
             f"--include={','.join((*_APT, *template.definition.apt))}",
             *('--aptopt=Acquire::Languages "none"', '--aptopt=APT::Install-Recommends "false"', *apt_options()),
             *(f"--dpkgopt=path-exclude={path}/*" for path in ("/usr/share/doc", "/usr/share/man", "/usr/share/info")),
@@ -136,6 +139,8 @@ async def _run_mmdebstrap(template: Template, suite: _Suite, folder: Path, overl
             *("--format=tar", template.definition.suite, archive, sources),
         ],
         step="mmdebstrap",
+        # Where a build that was killed is swept up. In the other mode its users might not be let in there.
+        environment={"TMPDIR": str(folder)} if root else {},
     )
 
 

@@ -92,14 +92,20 @@ async def test_a_stopped_guest_makes_calls_time_out_rather_than_hang(engine: Eng
 async def copied_home(settings: Settings, folder: Path) -> AsyncGenerator[tuple[Settings, Path]]:
     """Settings whose built template is a copy that a test may damage; sparse files stay sparse."""
     copy = settings.model_copy(update={"home": folder})
-    built = TemplateStore(settings.templates_home).find(TEMPLATE)
-    process = await asyncio.create_subprocess_exec(
-        "cp", "--archive", "--sparse=always", str(settings.templates_home), str(copy.templates_home)
-    )
-    assert await process.wait() == 0
+    built = TemplateStore(settings.templates_home).find(TEMPLATE).folder.relative_to(settings.templates_home)
+    for path in (built, Path("names", TEMPLATE)):
+        target = copy.templates_home / path
+        target.parent.mkdir(parents=True)
+        process = await asyncio.create_subprocess_exec(
+            "cp", "--archive", "--sparse=always", str(settings.templates_home / path), str(target)
+        )
+        assert await process.wait() == 0
     if (settings.home / "accelerator.json").exists():
         shutil.copy(settings.home / "accelerator.json", folder)
-    yield copy, copy.templates_home / "built" / built.folder.name
+    try:
+        yield copy, copy.templates_home / built
+    finally:
+        shutil.rmtree(copy.templates_home)
 
 
 def alter(path: Path) -> None:
