@@ -19,6 +19,9 @@ VERSION: Final = 1
 MAX_FRAME: Final = 256 * 1024 * 1024
 """Longest frame, in bytes. A longer one is an error: the stream is closed."""
 
+_MAX_ITEMS: Final = 50_000
+"""Items of all lists and maps in a frame together."""
+
 HOST_CID: Final = 2
 CONTROL_PORT: Final = 1
 """The host listens here; below 1024, so that only root in the guest can pose as the agent."""
@@ -70,9 +73,26 @@ def encode(frame: Frame) -> bytes:
 
 def decode(payload: bytes | bytearray | memoryview) -> Frame:
     """Turn the payload of one frame (without its length) into a Frame. Raises FrameError."""
+    left = _MAX_ITEMS
+
+    def count(items: Any) -> Any:
+        nonlocal left
+        left -= len(items)
+        if left < 0:
+            raise ValueError("too many items")
+        return items
+
     try:
-        # The limits of msgpack's own unpacker follow from the payload's length: nothing can ask for more.
-        value: Any = _unpack(payload, raw=False, strict_map_key=True)
+        # Of bytes there can be many, of anything else not: each item takes far more memory here than on the wire.
+        value: Any = _unpack(
+            payload,
+            raw=False,
+            strict_map_key=True,
+            list_hook=count,
+            object_hook=count,
+            max_array_len=_MAX_ITEMS,
+            max_map_len=_MAX_ITEMS,
+        )
     except (ValueError, TypeError, _UnpackError, RecursionError) as error:
         raise FrameError(f"not msgpack: {error}") from None
     match value:

@@ -85,6 +85,7 @@ class KernelProcess:
     def __init__(self, pid: int, channel: socket.socket) -> None:
         self.pid = pid
         self._channel = channel
+        self._asking = asyncio.Lock()
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     async def ready(self) -> None:
@@ -117,8 +118,10 @@ class KernelProcess:
             os.killpg(self.pid, number)
 
     async def _ask(self, fields: dict[str, Any]) -> None:
-        await asyncio.get_running_loop().sock_sendall(self._channel, json.dumps(fields).encode())
-        await self._answer()
+        # One at a time: who asks gets the answer to it.
+        async with self._asking:
+            await asyncio.get_running_loop().sock_sendall(self._channel, json.dumps(fields).encode())
+            await self._answer()
 
     async def _answer(self) -> None:
         if not await asyncio.get_running_loop().sock_recv(self._channel, 64):

@@ -162,7 +162,7 @@ class Relay:
 
 
 async def splice(path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy bytes both ways between a stream and the unix socket at ``path`` until both directions have ended."""
+    """Copy bytes both ways between a stream and the unix socket at ``path`` until either side has ended."""
     kernel_reader, kernel_writer = await asyncio.open_unix_connection(path)
 
     async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
@@ -170,11 +170,13 @@ async def splice(path: str, reader: asyncio.StreamReader, writer: asyncio.Stream
             while data := await source.read(_READ):
                 target.write(data)
                 await target.drain()
-            target.write_eof()
 
+    # As on the host: ZeroMQ closes a connection as a whole; a reset is an end as well.
+    copies = {asyncio.create_task(copy(reader, kernel_writer)), asyncio.create_task(copy(kernel_reader, writer))}
     try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(copy(reader, kernel_writer))
-            group.create_task(copy(kernel_reader, writer))
+        await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
     finally:
+        for one in copies:
+            one.cancel()
+        await asyncio.wait(copies)
         kernel_writer.close()

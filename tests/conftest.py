@@ -9,11 +9,16 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from interpreter import Accelerator, Engine, Session, Settings, build_template
 
 TEMPLATE = "base"
 DATA_TEMPLATE = "python-data"
+
+# How long an example takes tells more of what else the machine does than of the code.
+hypothesis_settings.register_profile("no-deadline", deadline=None)
+hypothesis_settings.load_profile("no-deadline")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from fastapi.requests import HTTPConnection
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from interpreter.api.problems import JUPYTER_PATHS, answer
+from interpreter.api.problems import answer, is_jupyters
 from interpreter.settings import Settings
 
 DEFAULT_TENANT: Final = "default"
@@ -68,7 +68,8 @@ class CallerMiddleware:
         if _name(host) not in self._hosts:
             return False
         origin = headers.get("origin")
-        return origin is None or urlsplit(origin).netloc == host
+        # No page's origin has a user's name, a path or a query.
+        return origin is None or origin.partition("://")[2] == host
 
 
 def _given_key(scope: Scope, headers: Headers) -> str:
@@ -77,7 +78,7 @@ def _given_key(scope: Scope, headers: Headers) -> str:
         return token.strip()
     if given := headers.get("x-api-key"):
         return given
-    if scope["path"].startswith(JUPYTER_PATHS):
+    if is_jupyters(scope["path"]):
         return QueryParams(scope["query_string"]).get("token", "")
     return ""
 

@@ -18,6 +18,7 @@ from interpreter.kernel.paths import MAX_PATH
 from interpreter.sessions.notebook_format import parse_json
 from interpreter.sessions.notebooks import NotebookRequest, RunningNotebook, start_notebook
 from interpreter.sessions.records import NewSession, Timeout, Variables
+from interpreter.settings import MAX_TIMEOUT
 
 router = APIRouter(prefix="/v1/notebooks", tags=["notebooks"])
 
@@ -80,7 +81,9 @@ class NotebookBody(BaseModel):
         "and ended after it.",
     )
     template: str | None = Field(default=None, max_length=100, description="What its own session is restored from.")
-    timeout_seconds: Timeout | None = Field(default=None, description="Seconds that its own session lives at most.")
+    timeout_seconds: Timeout | None = Field(
+        default=None, description="Seconds that its own session lives at most; 28,800 when not given."
+    )
     env: Variables = Field(default={}, description="Environment variables of its own session.")
     parameters: dict[str, Any] = Field(
         default={}, description="Variables that are set after the cell tagged `parameters`, or before all others."
@@ -116,7 +119,13 @@ class NotebookBody(BaseModel):
     def request(self) -> NotebookRequest:
         """As sessions take it."""
         return NotebookRequest(
-            new=NewSession(template=self.template, timeout_seconds=self.timeout_seconds, env=self.env, name="notebook"),
+            new=NewSession(
+                template=self.template,
+                # It ends with the notebook, which may take long; `timeout` is what bounds its cells.
+                timeout_seconds=self.timeout_seconds or MAX_TIMEOUT,
+                env=self.env,
+                name="notebook",
+            ),
             notebook=self.notebook,
             path=self.path,
             session_id=self.session_id,

@@ -10,7 +10,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
 from interpreter.errors import Busy, InterpreterError, TransferError
 
@@ -41,7 +42,7 @@ class Refusal(JSONResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if not scope["path"].startswith(JUPYTER_PATHS):
+        if not is_jupyters(scope["path"]):
             await super().__call__(scope, receive, send)
             return
         error = self._problem.error
@@ -50,8 +51,7 @@ class Refusal(JSONResponse):
         await JSONResponse(body, self.status_code, self._given_headers)(scope, receive, send)
 
 
-JUPYTER_PATHS: Final = ("/api/", "/kernelspecs/")
-"""Where Jupyter's own protocol is spoken."""
+_JUPYTER_PATHS: Final = ("/api/", "/kernelspecs/")
 
 STATUSES: Final[dict[str, int]] = {
     "unauthorised": 401,
@@ -89,6 +89,11 @@ STATUSES: Final[dict[str, int]] = {
 _CODES: Final = {413: "too_large", 405: "method_not_allowed", 404: "not_found"}
 
 
+def is_jupyters(path: str) -> bool:
+    """Whether Jupyter's own protocol is spoken there."""
+    return path == "/api" or path.startswith(_JUPYTER_PATHS)
+
+
 def install(app: FastAPI) -> None:
     """Answer every error with a `Problem`."""
 
@@ -114,11 +119,29 @@ def install(app: FastAPI) -> None:
         log.error("unexpected error", exc_info=error)
         return answer(500, "internal", "an error in the service; its log tells more", None)
 
+    app.add_middleware(_WebSocketFaults)
     app.add_exception_handler(InterpreterError, ours)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(Exception, unexpected)
+
+
+class _WebSocketFaults:
+    """Logs what a WebSocket's route raises; the handlers above are for HTTP alone."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except WebSocketDisconnect:
+            raise
+        except Exception:
+            if scope["type"] == "websocket":
+                log.exception("unexpected error")
+            raise
 
 
 def refusal_of(error: InterpreterError) -> Refusal:

@@ -7,6 +7,7 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
 
 from interpreter.settings import Settings
 
@@ -14,6 +15,8 @@ _KEEP_ALIVE_SECONDS: Final = 75
 _CLOSE_SECONDS: Final = 3
 _PING_SECONDS: Final = 30.0
 """Proxies cut what is silent for a minute."""
+_ABORT_SECONDS: Final = 30.0
+_TUNNELS: Final = "/v1/"
 _PONG_SECONDS: Final = 90.0
 """A client that is busy, or that has much output under way to it, answers late."""
 
@@ -32,6 +35,27 @@ class _WebSocket(WebSocketsSansIOProtocol):
 
     It sends them on as text (2.21). Those begin with a NUL, which no JSON does, and are mostly no UTF-8.
     """
+
+    def handle_connect(self, event: Request) -> None:
+        """Called when an HTTP connection becomes a WebSocket."""
+        if event.path.startswith(_TUNNELS):
+            # What its client does not take waits, for as long as it likes; no pong of it comes meanwhile.
+            self.ping_timeout = None
+        super().handle_connect(event)
+
+    def keepalive_timeout(self) -> None:
+        """Called when no pong came."""
+        super().keepalive_timeout()
+        self._abort_later()
+
+    async def run_asgi(self) -> None:
+        """Called to serve it."""
+        await super().run_asgi()
+        self._abort_later()
+
+    def _abort_later(self) -> None:
+        # Else one whose client takes nothing, not even that it is closed, stays for good.
+        self.loop.call_later(_ABORT_SECONDS, self.transport.abort)
 
     def send_receive_event_to_app(self) -> None:
         """Called when a message is complete."""

@@ -1,6 +1,7 @@
 """A kernel's own ZeroMQ sockets through the service: for clients that speak Jupyter's wire protocol themselves."""
 
 import asyncio
+import contextlib
 from contextlib import AsyncExitStack
 from typing import Annotated, Final, Literal
 
@@ -94,10 +95,12 @@ async def channels(
         await websocket.accept()
         client = _WebSocketStream(websocket)
         await splice(client, kernel)
-        if client.broke_rules:
-            await websocket.close(_POLICY, "only binary messages are passed on")
-        elif not client.gone:
-            await websocket.close(_KERNEL_GONE, "the kernel closed the connection")
+        # It may have gone just now.
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+            if client.broke_rules:
+                await websocket.close(_POLICY, "only binary messages are passed on")
+            elif not client.gone:
+                await websocket.close(_KERNEL_GONE, "the kernel closed the connection")
 
 
 @router.websocket("/changes")
@@ -109,15 +112,25 @@ async def changes(websocket: WebSocket, caller: CallerOf, service: ServiceOf, se
     except InterpreterError as error:
         await websocket.send_denial_response(refusal_of(error))
         return
-    waiting: asyncio.Queue[Change] = asyncio.Queue()
+    waiting: asyncio.Queue[Change] = asyncio.Queue(_MAX_WAITING)
+    stalled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def note(change: KernelChange, status: int | None) -> None:
+        if not waiting.full():
+            waiting.put_nowait(Change(change=change, status=status))
+        elif not stalled.done():
+            stalled.set_result(None)
+
     await websocket.accept()
-    with kernel.watched(lambda change, status: waiting.put_nowait(Change(change=change, status=status))):
+    with kernel.watched(note):
         leaving = asyncio.create_task(_left(websocket))
         telling = asyncio.create_task(_tell(websocket, waiting))
         try:
-            await asyncio.wait({leaving, telling}, return_when=asyncio.FIRST_COMPLETED)
-            if not leaving.done():
-                await websocket.close(_KERNEL_GONE, "the machine is gone")
+            # One who takes nothing is left before many changes wait for it.
+            await asyncio.wait({leaving, telling, stalled}, return_when=asyncio.FIRST_COMPLETED)
+            if telling.done() and not leaving.done():
+                with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+                    await websocket.close(_KERNEL_GONE, "the machine is gone")
         finally:
             for task in (leaving, telling):
                 task.cancel()
@@ -125,12 +138,10 @@ async def changes(websocket: WebSocket, caller: CallerOf, service: ServiceOf, se
 
 
 async def _tell(websocket: WebSocket, waiting: asyncio.Queue[Change]) -> None:
-    # One who takes nothing is left before many changes wait for it.
-    while waiting.qsize() < _MAX_WAITING:
+    change = None
+    while change is None or change.change != "ended":
         change = await waiting.get()
         await websocket.send_text(change.model_dump_json(exclude_none=True))
-        if change.change == "ended":
-            return
 
 
 async def _left(websocket: WebSocket) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import secrets
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -99,8 +100,10 @@ async def _run(run: NotebookRun) -> int:
     from interpreter.client import AsyncClient
 
     content = await asyncio.to_thread(_read, run.file)
+    # Before, not after hours of work.
+    if run.out is not None and (not run.out.name or run.out.is_dir()):
+        raise ConfigurationError(f"{str(run.out)!r} is a folder", hint="--out takes the name of a file")
     if run.out is not None and not run.out.parent.is_dir():
-        # Before, not after hours of work.
         raise ConfigurationError(f"{run.out} cannot be written: there is no folder {run.out.parent}")
     async with AsyncClient() as client:
         done = await _follow(_events(client, run, content), run)
@@ -184,7 +187,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, executed: Any) -> None:
     # Whole or not at all: it may well be the notebook that was run.
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
     try:
         try:
             part.write_text(json.dumps(executed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -239,7 +239,8 @@ class AsyncSession(SessionFiles, SessionNotebooks):
 
     async def restart(self, context_id: str = "main") -> None:
         """Replace a kernel by a new one: variables are gone, files stay."""
-        await self._transport.send(self._call("POST", "restart", body={"context_id": context_id}))
+        call = self._call("POST", "restart", body={"context_id": context_id}, seconds=LONG_SECONDS)
+        await self._transport.send(call)
 
     async def contexts(self) -> list[str]:
         """Names of its contexts; ``main`` is there from the start."""

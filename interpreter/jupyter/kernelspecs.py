@@ -36,7 +36,9 @@ class Kernelspec:
     def document(self) -> dict[str, Any]:
         """What ``kernel.json`` holds. Front ends that know no provisioners start ``argv``."""
         service = {"url": self.url} if self.url else {}
-        launcher = [sys.executable, "-m", "interpreter.jupyter", "-f", "{connection_file}", "--template", self.template]
+        # Never with the notebook's own folder on the path (-P): what lies there would run here, outside of any machine.
+        launcher = [sys.executable, "-P", "-m", "interpreter.jupyter", "-f", "{connection_file}"]
+        launcher += ["--template", self.template]
         config = {"template": self.template, **service}
         return {
             "argv": [*launcher, *(["--url", self.url] if self.url else [])],

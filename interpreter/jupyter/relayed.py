@@ -6,7 +6,7 @@ from typing import Final
 
 import structlog
 
-from interpreter.errors import InterpreterError
+from interpreter.errors import Busy, InterpreterError, ServiceUnreachable, Unauthorised
 from interpreter.jupyter.endpoints import Endpoints, Listeners
 from interpreter.jupyter.guests import GuestKernel, Guests, Wanted
 from interpreter.jupyter.holding import Held
@@ -58,9 +58,15 @@ class RelayedKernel:
                 await self.listen()
                 if not await self._restarted():
                     self._status_is(None)
-                    held = Held(self._guests.kernel(self._wanted, self._changed))
-                    self._guest = await held.entered()
-                    self._held = held
+                    # Before it is there: its machine may end as soon as it is.
+                    held = self._held = Held(self._guests.kernel(self._wanted, self._changed))
+                    try:
+                        guest = await held.entered()
+                    except BaseException:
+                        self._held = None
+                        raise
+                    if self._held is held:
+                        self._guest = guest
             except BaseException:
                 self._status_is(UNKNOWN)
                 raise
@@ -104,6 +110,9 @@ class RelayedKernel:
             self._status_is(None)
             try:
                 await self._guest.restart()
+            except (ServiceUnreachable, Unauthorised, Busy):
+                # The session may be there all the same, with its files; it is asked for again the next time.
+                raise
             except InterpreterError as error:
                 log.warning("the kernel's session is replaced by a new one, without its files", error=str(error))
             else:

@@ -9,24 +9,26 @@ from typing import Final, Literal
 import structlog
 from pydantic import BaseModel, ValidationError
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from interpreter.client import AsyncClient, AsyncSession
 from interpreter.client.aio import TIMEOUT
 from interpreter.client.failures import error_from_answer
 from interpreter.client.transport import Call, Transport, session_path
-from interpreter.errors import Conflict, InterpreterError, NotFound, ServiceUnreachable
+from interpreter.errors import Conflict, GuestUnresponsive, InterpreterError, NotFound, ServiceUnreachable
 from interpreter.jupyter.guests import Wanted
 from interpreter.kernel.channels import MAIN
 from interpreter.kernel.splicing import ByteStream
-from interpreter.sessions.kernel import RESTART_TIMEOUT, KernelChange, OnChange
+from interpreter.sessions.kernel import KernelChange, OnChange
 
 log = structlog.get_logger(__name__)
 
 _AWAY_SECONDS: Final = 60.0
 """Seconds that a service may be away, to be started anew for one, before its kernels are taken for lost."""
 _PAUSE: Final = 1.0
+_PING_SECONDS: Final = 20.0
 _CLOSE_SECONDS: Final = 2.0
+_TOLD_SECONDS: Final = 5.0
 
 
 class RemoteGuests:
@@ -45,6 +47,7 @@ class RemoteGuests:
         async with session:
             kernel = RemoteKernel(self._transport, session, wanted.key.decode("ascii"), on_change)
             watching = asyncio.create_task(kernel.watch())
+            watching.add_done_callback(kernel.watched)
             try:
                 await kernel.begun
                 yield kernel
@@ -56,6 +59,10 @@ class RemoteGuests:
         """See `Guests`."""
         await self._client.close()
         await self._transport.close()
+
+
+class _Connection(BaseModel):
+    key: str
 
 
 class _Change(BaseModel):
@@ -81,7 +88,8 @@ class RemoteKernel:
         """See `GuestKernel`."""
         # A service that was started anew gives the kernel a key of its own at first.
         await self._watched.wait()
-        async with self._open("channels", channel) as websocket:
+        # Without pings of ours: what the client does not take waits, and a pong would wait behind it.
+        async with self._open("channels", channel, ping_interval=None) as websocket:
             yield _Tunnel(websocket)
 
     async def interrupt(self) -> None:
@@ -92,11 +100,11 @@ class RemoteKernel:
         """See `GuestKernel`."""
         self._replacing = asyncio.Event()
         try:
-            async with asyncio.timeout(RESTART_TIMEOUT):
-                await self._session.restart()
-                await self._replacing.wait()
-        except TimeoutError:
-            raise ServiceUnreachable("the service did not tell that the kernel was restarted") from None
+            await self._session.restart()
+            # What the old kernel did is still told until then. By a connection that has just broken nothing is.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TOLD_SECONDS):
+                    await self._replacing.wait()
         finally:
             self._replacing = None
 
@@ -107,12 +115,15 @@ class RemoteKernel:
         while True:
             try:
                 # Also after a break: the service may have been started anew, with a new key for the kernel.
-                path = session_path(self._session.id, "contexts", MAIN, "connection")
-                await self._transport.send(Call("PUT", path, body={"key": self._key}))
+                await self._choose_key()
                 await self._follow()
                 deadline = loop.time() + _AWAY_SECONDS
             except (NotFound, Conflict):
                 break
+            except GuestUnresponsive as error:
+                # The service is there; its kernel may be at something that lets nothing else in.
+                deadline = loop.time() + _AWAY_SECONDS
+                log.warning("the kernel does not answer its service", error=str(error))
             except InterpreterError as error:
                 if not self.begun.done():
                     self.begun.set_exception(error)
@@ -125,6 +136,21 @@ class RemoteKernel:
             await asyncio.sleep(_PAUSE)
         if not self.begun.done():
             self.begun.set_exception(Conflict("the session ended while its kernel was connected to"))
+        self._on_change("ended", None)
+
+    async def _choose_key(self) -> None:
+        path = session_path(self._session.id, "contexts", MAIN, "connection")
+        # Only when it must be: a kernel that is busy may not be able to change it for a while.
+        if (await self._transport.get(Call("GET", path), _Connection)).key != self._key:
+            await self._transport.send(Call("PUT", path, body={"key": self._key}))
+
+    def watched(self, watching: asyncio.Task[None]) -> None:
+        """`watch` is over; also by a fault of ours nobody must go on waiting for it."""
+        if watching.cancelled() or (error := watching.exception()) is None:
+            return
+        log.error("the kernel's service cannot be followed any more", exc_info=error)
+        if not self.begun.done():
+            self.begun.set_exception(ServiceUnreachable(f"the kernel cannot be followed: {error}"))
         self._on_change("ended", None)
 
     async def _follow(self) -> None:
@@ -151,7 +177,7 @@ class RemoteKernel:
             self._replacing.set()
 
     @asynccontextmanager
-    async def _open(self, *parts: str) -> AsyncGenerator[ClientConnection]:
+    async def _open(self, *parts: str, ping_interval: float | None = _PING_SECONDS) -> AsyncGenerator[ClientConnection]:
         url = self._transport.url
         scheme = "wss" if url.scheme == "https" else "ws"
         path = session_path(self._session.id, "contexts", MAIN, *parts)
@@ -162,12 +188,14 @@ class RemoteKernel:
                 compression=None,
                 max_size=None,
                 close_timeout=_CLOSE_SECONDS,
+                ping_interval=ping_interval,
                 # As for requests: a service on this machine is never behind a proxy.
                 proxy=None if self._transport.is_local else True,
             )
         except InvalidStatus as error:
             raise error_from_answer(error.response.status_code, bytes(error.response.body or b"")) from None
-        except (OSError, TimeoutError, InvalidHandshake, InvalidURI) as error:
+        # ImportError: of a proxy for which a package is missing.
+        except (OSError, TimeoutError, WebSocketException, ImportError) as error:
             raise ServiceUnreachable(f"no WebSocket can be opened at {url}: {error}") from error
         try:
             yield websocket

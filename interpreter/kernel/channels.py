@@ -4,9 +4,9 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from interpreter.errors import GuestMisbehaved, KernelDied
+from interpreter.errors import GuestMisbehaved, KernelDied, TooLarge
 from interpreter.kernel.framing import Connect, FrameStream, open_service
-from kernel_guest.frames import CHANNELS, Kind
+from kernel_guest.frames import CHANNELS, FrameError, Kind
 
 MAIN: Final = "main"
 """The context that every session has from the start."""
@@ -19,9 +19,11 @@ class KernelChannels:
         self._stream = stream
 
     async def send(self, channel: str, parts: list[bytes]) -> None:
-        """Send a message's parts on shell, control or stdin. Raises KernelDied."""
+        """Send a message's parts on shell, control or stdin. Raises KernelDied, TooLarge."""
         try:
             await self._stream.send(Kind.MESSAGE, {"channel": channel, "parts": parts})
+        except FrameError as error:
+            raise TooLarge(f"the message cannot be sent: {error}") from None
         except ConnectionError as error:
             raise KernelDied("the machine that the kernel runs in ended") from error
 

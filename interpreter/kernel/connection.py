@@ -3,14 +3,17 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Final
 
-from interpreter.errors import InterpreterError, KernelDied
+from interpreter.errors import GuestMisbehaved, GuestUnresponsive, InterpreterError, KernelDied
 from interpreter.kernel.channels import MAIN, KernelChannels, open_channels
 from interpreter.kernel.framing import Connect
 from interpreter.kernel.message import Codec, Message, RawMessage
 
 _QUEUED = 256
 """Messages that wait for one reader. Past that the stream is not read, the guest's relay stops, and so on back."""
+
+_MUCH: Final = 1024 * 1024
 
 Arrival = tuple[str, Message]
 """A channel and a message that came on it."""
@@ -60,6 +63,8 @@ class KernelConnection:
         self._channels = channels
         self.codec = codec
         self.on_output: OnOutput | None = None
+        self.on_misbehaved: Callable[[GuestMisbehaved], None] | None = None
+        """Told when the kernel has sent what is no message of its own; nothing it says counts until it is restarted."""
         self._inboxes: dict[str, Inbox] = {}
         self._failure: InterpreterError | None = None
         self._ended = False
@@ -87,14 +92,18 @@ class KernelConnection:
             inbox.close()
 
     async def ask(self, channel: str, message: Message, *, timeout: float) -> Message:
-        """Send a request and wait for its reply on the same channel."""
+        """Send a request and wait for its reply on the same channel. Raises GuestUnresponsive after ``timeout``."""
         with self.replies(message) as inbox:
-            async with asyncio.timeout(timeout):
-                await self.send(channel, message)
-                while True:
-                    arrived_on, reply = await inbox.get()
-                    if arrived_on == channel:
-                        return reply
+            try:
+                async with asyncio.timeout(timeout):
+                    await self.send(channel, message)
+                    while True:
+                        arrived_on, reply = await inbox.get()
+                        if arrived_on == channel:
+                            return reply
+            except TimeoutError:
+                what = f"the kernel did not answer {message.type} within {timeout:g} s"
+                raise GuestUnresponsive(what, hint="Other code may run in it") from None
 
     def kernel_died(self, error: InterpreterError) -> None:
         """Give an error to all who wait now and all who come, until the kernel is restarted."""
@@ -118,18 +127,42 @@ class KernelConnection:
         """Take what comes until the stream ends; then everybody who waits is told."""
         try:
             while True:
-                await self._deliver(*await self._channels.receive())
+                channel, parts = await self._channels.receive()
+                try:
+                    await self._deliver(channel, parts)
+                except GuestMisbehaved as error:
+                    # The kernel's own fault, or that of code in it; a new one may speak well again.
+                    self._distrust(error)
         except InterpreterError as error:
             self.end(error)
+
+    def _distrust(self, error: GuestMisbehaved) -> None:
+        if self._failure is None:
+            self.kernel_died(error)
+            if self.on_misbehaved is not None:
+                self.on_misbehaved(error)
 
     async def _deliver(self, channel: str, parts: list[bytes]) -> None:
         if channel == "hb":
             return
-        message = self.codec.verify(parts)
+        message = await verified(self.codec, parts)
         if channel == "iopub" and self.on_output is not None:
             await self.on_output(message)
         if inbox := self._inboxes.get(message.parent_id):
-            await inbox.put((channel, message.whole()))
+            try:
+                whole = message.whole()
+            except GuestMisbehaved as error:
+                # Signed, so the kernel's own; who waits for it is told, and all else goes on.
+                inbox.fail(error)
+            else:
+                await inbox.put((channel, whole))
+
+
+async def verified(codec: Codec, parts: list[bytes]) -> RawMessage:
+    """See ``Codec.verify``. Much of it is done in a thread: others must not wait for it."""
+    if sum(map(len, parts)) < _MUCH:
+        return codec.verify(parts)
+    return await asyncio.to_thread(codec.verify, parts)
 
 
 @asynccontextmanager

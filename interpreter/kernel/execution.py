@@ -1,6 +1,7 @@
 """One execution: code sent to the kernel, outputs while they come, the result at the end."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from typing import Any, Final, Literal, Protocol
 
@@ -67,6 +68,9 @@ class Execution:
                 "stop_on_error": stop_on_error,
             },
         )
+        self.begun = asyncio.Event()
+        """Set once the kernel is at it: an interrupt before that would be ignored."""
+        self._sign_of_life = "status" if silent else "execute_input"
         self._asking: asyncio.Task[None] | None = None
         self._started = False
         self._result: Result | None = None
@@ -106,6 +110,7 @@ class Execution:
                         if idle:
                             break
                         raise await self._out_of_time(inbox) from None
+                    self._note(channel, message)
                     if channel == "iopub" and message.type in OUTPUT_TYPES:
                         output = output_of(message)
                         self._failed = self._failed or isinstance(output, Error)
@@ -123,6 +128,10 @@ class Execution:
             finally:
                 await self._stop_asking()
         self._result = self._make_result()
+
+    def _note(self, channel: str, message: Message) -> None:
+        if channel == "iopub" and message.type == self._sign_of_life:
+            self.begun.set()
 
     async def _ask(self, request: Message, inbox: Inbox) -> None:
         # Beside the reading of messages: an interrupt or the timeout ends the code that waits for this answer.
@@ -156,6 +165,10 @@ class Execution:
     async def _out_of_time(self, inbox: Inbox) -> ExecutionTimeout:
         what = f"the code did not end within {round(self._timeout or 0, 3):g} s"
         try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interrupt_grace):
+                    while not self.begun.is_set():
+                        self._note(*await inbox.get())
             async with asyncio.timeout(self._interrupt_grace):
                 await self._control.interrupt()
                 while True:

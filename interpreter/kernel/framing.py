@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from interpreter.errors import GuestMisbehaved, GuestRefused, InterpreterError, VsockConnectError
+from interpreter.errors import GuestMisbehaved, GuestRefused, InterpreterError, MachineDied, VsockConnectError
 from kernel_guest.frames import AGENT_PORT, MAX_FRAME, Frame, FrameError, Kind, decode, encode
 
 Connect = Callable[[int], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
@@ -65,12 +65,15 @@ def _text(frame: Frame, key: str, default: str) -> str:
 
 @asynccontextmanager
 async def open_service(connect: Connect, service: str, **arguments: object) -> AsyncGenerator[FrameStream]:
-    """A stream to a service of the guest's agent, opened and closed. Raises VsockError, GuestRefused."""
+    """A stream to a service of the guest's agent, opened and closed. Raises VsockError, GuestRefused, MachineDied."""
     reader, writer = await connect(AGENT_PORT)
     stream = FrameStream(reader, writer)
     try:
-        await stream.send(Kind.OPEN, {"service": service, **arguments})
-        stream.opened = await stream.answer()
+        try:
+            await stream.send(Kind.OPEN, {"service": service, **arguments})
+            stream.opened = await stream.answer()
+        except OSError as error:
+            raise MachineDied("the machine ended while a stream to it was opened") from error
         yield stream
     except BaseException:
         # Not a clean end: the guest must not take what it has for the whole.

@@ -20,6 +20,7 @@ from interpreter.errors import GuestMisbehaved
 DELIMITER: Final = b"<IDS|MSG>"
 PROTOCOL_VERSION: Final = "5.4"
 _SIGNED_PARTS: Final = 4
+_MAX_HEADER: Final = 1024 * 1024
 
 
 class Header(BaseModel):
@@ -168,6 +169,8 @@ class Codec:
         signed = rest[:_SIGNED_PARTS]
         if len(signed) < _SIGNED_PARTS:
             raise GuestMisbehaved("a kernel message has too few parts")
+        if max(len(signed[0]), len(signed[1])) > _MAX_HEADER:
+            raise GuestMisbehaved("a kernel message has a header that is too long")
         if not any(hmac.compare_digest(signature, _signature(key, signed)) for key in self._accepted):
             raise GuestMisbehaved("a kernel message has a wrong signature")
         header, parent = _load(signed[0]), _load(signed[1])

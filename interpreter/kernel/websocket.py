@@ -54,7 +54,11 @@ def unpack(protocol: Subprotocol, payload: str | bytes) -> ClientMessage:
         if isinstance(payload, str):
             raise InvalidRequest("frames of this subprotocol are binary")
         channel, *parts = _pieces(payload, size=8, byteorder="little", end=True)
-        return _checked(channel.decode("utf-8", "replace"), parts)
+        try:
+            values: list[object] = [json.loads(part) for part in parts[: len(_PARTS)]]
+        except (ValueError, RecursionError):
+            raise InvalidRequest("a part of the message is not JSON") from None
+        return _checked(channel.decode("utf-8", "replace"), values, parts)
     if isinstance(payload, str):
         return _from_json(payload, [])
     text, *buffers = _pieces(payload, size=4, byteorder="big", end=False)
@@ -86,24 +90,21 @@ def _from_json(text: str, buffers: list[bytes]) -> ClientMessage:
             raise InvalidRequest("a message is a JSON object")
         message = cast("dict[str, Any]", value)
         # In ASCII: half a surrogate pair can be written so, and nothing else would carry it.
-        parts = [json.dumps(message.get(name) or {}, allow_nan=False).encode() for name in _PARTS]
+        values: list[object] = [message.get(name) or {} for name in _PARTS]
+        parts = [json.dumps(value, allow_nan=False).encode() for value in values]
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"the message is not JSON: {str(error)[:200]}") from None
-    return _checked(message.get("channel") or "shell", [*parts, *buffers])
+    return _checked(message.get("channel") or "shell", values, [*parts, *buffers])
 
 
-def _checked(channel: object, parts: list[bytes]) -> ClientMessage:
+def _checked(channel: object, values: Sequence[object], parts: list[bytes]) -> ClientMessage:
     if not isinstance(channel, str) or channel not in CLIENT_CHANNELS:
         raise InvalidRequest("a client's message is for shell, control or stdin")
-    if len(parts) < len(_PARTS):
+    if len(values) < len(_PARTS):
         raise InvalidRequest("a message has header, parent header, metadata and content")
-    try:
-        values: list[Any] = [json.loads(part) for part in parts[: len(_PARTS)]]
-    except (ValueError, RecursionError):
-        raise InvalidRequest("a part of the message is not JSON") from None
     if not all(isinstance(value, dict) for value in values):
         raise InvalidRequest("the parts of a message are JSON objects")
-    header: dict[str, Any] = values[0]
+    header = cast("dict[str, Any]", values[0])
     if not all(isinstance(header.get(key), str) and header[key] for key in ("msg_id", "msg_type")):
         raise InvalidRequest("a message's header has msg_id and msg_type")
     return ClientMessage(channel, header["msg_type"], parts)

@@ -14,8 +14,9 @@ from typing import Any, Final, Literal
 
 import structlog
 
-from interpreter.errors import Busy, Conflict, GuestUnresponsive, InterpreterError
+from interpreter.errors import Busy, Conflict, GuestMisbehaved, GuestUnresponsive, InterpreterError
 from interpreter.kernel.channels import KernelChannels, open_channels
+from interpreter.kernel.connection import verified
 from interpreter.kernel.framing import Connect
 from interpreter.kernel.message import Codec, RawMessage
 from interpreter.kernel.websocket import ClientMessage
@@ -31,12 +32,18 @@ _MAX_CLIENTS: Final = 64
 _MAX_AWAY: Final = 8
 """Clients that are away and whose messages are kept; past that the one that left first is forgotten."""
 _MAX_BUSY: Final = 1000
+_MAX_ID: Final = 200
 _FAREWELL_SECONDS: Final = 1.0
 _RESTARTS: Final = 5
 _STABLE_SECONDS: Final = 60.0
 """A kernel that dies more than ``_RESTARTS`` times, each sooner than this after the last, stays dead."""
-_NO_ACTIVITY: Final = frozenset({"kernel_info_request", "comm_info_request", "history_request", "shutdown_request"})
-"""What front ends send by themselves: a tab that reconnects has not used its kernel."""
+_NO_ACTIVITY: Final = frozenset(
+    {
+        *("kernel_info_request", "comm_info_request", "history_request", "shutdown_request"),
+        *("complete_request", "inspect_request", "is_complete_request"),
+    }
+)
+"""What front ends send by themselves, or while somebody only looks: a tab that reconnects has not used its kernel."""
 
 
 class KernelClient:
@@ -44,6 +51,8 @@ class KernelClient:
 
     def __init__(self, session: str, channels: KernelChannels, codec: Codec, limit: int) -> None:
         self.session = session
+        self.turn = asyncio.Lock()
+        """Held by who takes its messages: of two connections at once the later one begins when the first has ended."""
         self._channels = channels
         self._codec = codec
         self._outbox = Outbox(limit, self._cut, lambda: self._lose("it took nothing of what was sent to it"))
@@ -100,8 +109,15 @@ class KernelClient:
         try:
             while True:
                 channel, parts = await self._channels.receive()
-                if channel not in {"hb", "iopub"}:
-                    await self._outbox.put(channel, self._codec.verify(parts))
+                if channel in {"hb", "iopub"}:
+                    continue
+                try:
+                    message = await verified(self._codec, parts)
+                except GuestMisbehaved as error:
+                    # Its output is no better, then, and so the kernel is started again; this client is told of that.
+                    log.warning("a kernel's reply was left out", error=error.message)
+                    continue
+                await self._outbox.put(channel, message)
         except InterpreterError as error:
             await self._outbox.close()
             self._lose(error.message)
@@ -207,14 +223,16 @@ class KernelClients:
             await self._forget(name, why)
 
     async def _client(self, name: str) -> KernelClient:
+        if client := await self._known(name):
+            return client
+        try:
+            async with asyncio.timeout(RESTART_TIMEOUT):
+                await self._settled.wait()
+        except TimeoutError:
+            raise GuestUnresponsive("the kernel has not come back from its restart") from None
         async with self._joining:
-            if name in self._clients:
-                return self._clients[name][0]
-            try:
-                async with asyncio.timeout(RESTART_TIMEOUT):
-                    await self._settled.wait()
-            except TimeoutError:
-                raise GuestUnresponsive("the kernel has not come back from its restart") from None
+            if client := await self._known(name):
+                return client
             if self.state == "dead":
                 raise Conflict("the kernel has died", hint="Restart it")
             if len(self._clients) >= _MAX_CLIENTS:
@@ -226,6 +244,15 @@ class KernelClients:
                 client = KernelClient(name, channels, self._kernel.connection.codec, self._limit)
                 self._clients[name] = client, stack.pop_all()
             return client
+
+    async def _known(self, name: str) -> KernelClient | None:
+        if name not in self._clients:
+            return None
+        client, _ = self._clients[name]
+        if client.is_over:
+            await self._forget(name, "its connection ended")
+            return None
+        return client
 
     async def _forget(self, name: str, why: str) -> None:
         if name in self._clients:
@@ -249,8 +276,11 @@ class KernelClients:
 
     def _note_state(self, message: RawMessage) -> None:
         # By request: one that is answered beside a cell that runs (kernel_info, on the control channel) ends nothing.
-        state = message.content().get("execution_state")
-        if state == "busy" and len(self._busy) < _MAX_BUSY:
+        try:
+            state = message.content().get("execution_state")
+        except GuestMisbehaved:
+            return
+        if state == "busy" and len(self._busy) < _MAX_BUSY and len(message.parent_id) <= _MAX_ID:
             self._busy[message.parent_id] = None
         elif state == "idle":
             self._busy.pop(message.parent_id, None)
@@ -276,6 +306,8 @@ class KernelClients:
         elif change == "died" and self._ends_for_good and self._restarts:
             self.state = "dead"
             self.shut_down.set()
+        elif change == "died" and self.state == "restarting":
+            self._stay_dead("the kernel could not be restarted")
         elif change == "died":
             self.state = "dead"
             self._settled.clear()
@@ -286,13 +318,16 @@ class KernelClients:
         self._deaths = [*(time for time in self._deaths if now - time < _STABLE_SECONDS), now]
         wanted = self._restarts or self._clients
         if wanted and len(self._deaths) <= _RESTARTS:
+            # Clients are told by what changes then.
             with contextlib.suppress(InterpreterError):
-                # Clients are told by the change to "restarted".
                 await self._kernel.restart()
-                return
+            return
+        self._stay_dead(f"the kernel died (status {status})")
+
+    def _stay_dead(self, why: str) -> None:
         self.state = "dead"
         self._settled.set()
-        await self._tell_state("dead", reason=f"the kernel died (status {status})")
+        self._start(self._tell_state("dead", reason=why))
 
     async def _tell_state(self, state: KernelState, **more: str) -> None:
         notice = self._kernel.connection.codec.notice("status", {"execution_state": state, **more}, {})

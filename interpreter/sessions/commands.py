@@ -8,7 +8,6 @@ from typing import Any, Final, Literal
 
 from interpreter.errors import Busy, InterpreterError, NotFound
 from interpreter.kernel.command import Command, start_command
-from interpreter.kernel.outputs import joined
 from interpreter.sessions.clock import Clock
 from interpreter.sessions.journal import Journal, forget_oldest
 from interpreter.sessions.session import Session
@@ -126,10 +125,11 @@ class Commands:
 
     def _finish(self, running: RunningCommand, result: dict[str, Any]) -> None:
         running.ended_at = self._clock.now()
-        texts = {"stdout": "", "stderr": ""}
-        for output in joined(running.journal.events):
+        pieces: dict[str, list[str]] = {"stdout": [], "stderr": []}
+        for output in running.journal.events:
             if output["type"] == "stream":
-                texts[output["name"]] += output["text"]
+                pieces[output["name"]].append(output["text"])
+        texts = {name: "".join(parts) for name, parts in pieces.items()}
         running.result = {
             "command_id": running.id,
             "exit_code": None,

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 from interpreter.errors import Busy, Conflict, ExecutionTimeout, InterpreterError, KernelDied, NotFound
 from interpreter.kernel.channels import MAIN
+from interpreter.kernel.execution import Execution
 from interpreter.kernel.outputs import joined
 from interpreter.sessions.clock import Clock
 from interpreter.sessions.journal import Journal, forget_oldest
@@ -50,6 +51,7 @@ class RunningExecution:
         self.input: asyncio.Future[str] | None = None
         self.done = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
+        self.running: Execution | None = None
 
     def record(self) -> ExecutionRecord:
         """For the database."""
@@ -137,6 +139,10 @@ class Executions:
     async def abandon(self, execution: RunningExecution) -> None:
         """Nobody wants it any more: interrupt it when it runs, forget it when it waits."""
         if execution.state == "running":
+            if execution.running is not None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._settings.interrupt_grace):
+                        await execution.running.begun.wait()
             with contextlib.suppress(InterpreterError):
                 await self.kernel(execution.request.context).interrupt()
         elif execution.state == "queued" and execution.task is not None:
@@ -164,7 +170,7 @@ class Executions:
 
     async def _execute(self, execution: RunningExecution, kernel: Kernel) -> dict[str, Any]:
         request, journal = execution.request, execution.journal
-        running = kernel.execute(
+        running = execution.running = kernel.execute(
             request.code,
             silent=request.silent,
             store_history=request.store_history,

@@ -13,6 +13,7 @@ KEPT: Final = 100
 """What has ended stays in memory, this many of each kind in a session,"""
 KEPT_FULL: Final = 5
 """with as many bytes of output as this many that reached their limit."""
+_ERROR_CHARACTERS: Final = 10_000
 _EVENT_BYTES: Final = 200
 """What an event costs besides its content."""
 
@@ -25,6 +26,7 @@ class Journal:
         self._size = 0
         self._events: list[Event] = []
         self._closed = False
+        self._has_error = False
         self._changed = asyncio.Event()
         self.truncated = False
 
@@ -44,8 +46,9 @@ class Journal:
         self._tell()
 
     def add_output(self, event: Event) -> None:
-        """Add an output; past the limit text is cut, all else is left out, and one event says so."""
+        """Add an output; past the limit text is cut, all else is left out but an error, and one event says so."""
         if self.truncated:
+            self._add_error(event)
             return
         left = self._limit - self._size
         size = size_of(event)
@@ -56,8 +59,11 @@ class Journal:
                 # Never half a character.
                 kept = text.encode("utf-8", "replace")[: left - _EVENT_BYTES].decode("utf-8", "ignore")
                 self._events.append({**event, "text": kept})
-            event = {"type": "truncated", "limit_bytes": self._limit}
+            self.add({"type": "truncated", "limit_bytes": self._limit})
+            self._add_error(event)
+            return
         self._size += size
+        self._has_error = self._has_error or event["type"] == "error"
         self.add(event)
 
     def close(self) -> None:
@@ -75,6 +81,12 @@ class Journal:
             if self._closed:
                 return
             await self._changed.wait()
+
+    def _add_error(self, event: Event) -> None:
+        # How it ended is told also when there is no room for what it said before; once, the guest may send any number.
+        if event["type"] == "error" and not self._has_error:
+            self._has_error = True
+            self.add(short_error(event))
 
     def _tell(self) -> None:
         self._changed.set()
@@ -97,14 +109,28 @@ def forget_oldest(ended: dict[str, T], limit: int) -> None:
         size -= ended.pop(next(iter(ended))).journal.size
 
 
+def short_error(event: Event) -> Event:
+    """An error with as much of it as always finds room."""
+    lines: list[str] = event["traceback"]
+    kept = "\n".join(lines)[-_ERROR_CHARACTERS:].split("\n")
+    return {
+        **event,
+        "ename": event["ename"][:_ERROR_CHARACTERS],
+        "evalue": event["evalue"][:_ERROR_CHARACTERS],
+        "traceback": kept,
+    }
+
+
 def size_of(value: object) -> int:
     """About how many bytes a value takes as JSON."""
     match value:
         case str():
             return len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
         case Mapping():
-            return _EVENT_BYTES + sum(size_of(part) for part in value.values())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+            return _EVENT_BYTES + sum(size_of(key) + size_of(part) for key, part in value.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
         case list():
             return sum(size_of(part) + 8 for part in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        case int():
+            return 16 + value.bit_length() // 3
         case _:
             return 16

@@ -1,12 +1,13 @@
 """A session's kernel: one context of the guest, and what can be done with it."""
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Generator
 from typing import Final, Literal
 
 import structlog
 
-from interpreter.errors import InterpreterError, KernelDied
+from interpreter.errors import GuestMisbehaved, InterpreterError, KernelDied
 from interpreter.kernel.connection import KernelConnection
 from interpreter.kernel.control import AgentControl, Event
 from interpreter.kernel.execution import INTERRUPT_GRACE, Execution, OnInput
@@ -33,8 +34,10 @@ class Kernel:
         """Told of every change."""
         self._session_id = session_id
         self._control = control
-        self._expected_exits = 0
+        self._restarting = asyncio.Lock()
+        self._exit_expected = False
         self._over: tuple[KernelChange, int | None] | None = None
+        connection.on_misbehaved = self._misbehaved
 
     @contextlib.contextmanager
     def watched(self, watcher: OnChange) -> Generator[None]:
@@ -83,32 +86,44 @@ class Kernel:
     async def info(self) -> dict[str, object]:
         """The kernel's answer to ``kernel_info_request``: versions, language, features."""
         request = self.connection.codec.request("kernel_info_request", {})
-        return (await self.connection.ask("shell", request, timeout=CALL_TIMEOUT)).content
+        # On the control channel, where it waits behind no code.
+        return (await self.connection.ask("control", request, timeout=CALL_TIMEOUT)).content
 
     async def interrupt(self) -> None:
         """Interrupt the code that runs now, as Ctrl-C does. Raises GuestUnresponsive, GuestRefused, MachineDied."""
         await self._control.call("interrupt", timeout=CALL_TIMEOUT, context=self.context)
 
     async def restart(self) -> None:
-        """Replace the kernel by a new one; its variables are gone, files stay. Raises GuestUnresponsive."""
-        self._expected_exits += 1
-        self._tell("restarting")
-        try:
-            await self._control.call("restart", timeout=RESTART_TIMEOUT, context=self.context)
-        finally:
-            self.connection.kernel_restarted()
-        self._tell("restarted")
+        """Replace the kernel by a new one; its variables are gone, files stay.
+
+        Raises GuestUnresponsive, GuestRefused, MachineDied; then there is no kernel, and it may be tried again.
+        """
+        # One at a time: of two exits one would be taken for a death, and restarted in turn.
+        async with self._restarting:
+            self._exit_expected = True
+            self._tell("restarting")
+            try:
+                # That there is a new one is told by its event, which comes before the answer, or late without one.
+                await self._control.call("restart", timeout=RESTART_TIMEOUT, context=self.context)
+            except InterpreterError as error:
+                self._exit_expected = False
+                failed = KernelDied(f"the kernel could not be restarted: {error.message}", hint="Restart it again")
+                self.connection.kernel_died(failed)
+                self._tell("died")
+                raise
 
     def on_event(self, event: Event) -> None:
         """The session hands over what the guest's agent told of this kernel."""
         if event.get("event") == "kernel_started":
-            # Of a restart when there was no kernel to end first.
-            self._expected_exits = 0
+            # Also when there was no kernel to end first.
+            self._exit_expected = False
+            self.connection.kernel_restarted()
+            self._tell("restarted")
             return
         if event.get("event") != "kernel_exited":
             return
-        if self._expected_exits:
-            self._expected_exits -= 1
+        if self._exit_expected:
+            self._exit_expected = False
             return
         status = event.get("status")
         log.info("kernel died", session=self._session_id, context=self.context, status=status)
@@ -120,6 +135,10 @@ class Kernel:
         """The machine is gone; all who wait for the kernel get KernelDied."""
         self.connection.end(error if isinstance(error, KernelDied) else KernelDied(error.message, hint=error.hint))
         self._tell("ended")
+
+    def _misbehaved(self, error: GuestMisbehaved) -> None:
+        log.warning("kernel misbehaved", session=self._session_id, context=self.context, error=error.message)
+        self._tell("died")
 
     def _tell(self, change: KernelChange, status: int | None = None) -> None:
         self._over = (change, status) if change in {"died", "ended"} else None

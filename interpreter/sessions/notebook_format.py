@@ -73,6 +73,9 @@ def read_notebook(value: object) -> Notebook:
     # One from the future is held to the newest schema that is known; nbformat keeps a schema for each number it sees.
     given["nbformat_minor"] = minor = min(minor, _MINOR) if major == 4 else 0
     cells = _cells_of(given, major)
+    if major == 4 and any("id" in cell for cell in cells):
+        # Only cells of 4.5 have ids, whatever the notebook says of itself.
+        given["nbformat_minor"] = minor = _MINOR
     for cell in cells:
         if cell.get("cell_type") == "code":
             # They are made anew, so it does not matter what they are.

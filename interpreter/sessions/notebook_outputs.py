@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from interpreter.kernel.outputs import OUTPUT_TYPES, MimeBundle
-from interpreter.sessions.journal import Event, size_of
+from interpreter.sessions.journal import Event, short_error, size_of
 
 _JSON_TYPE: Final = re.compile(r"application/(.*\+)?json")
 
@@ -30,12 +30,19 @@ class NotebookOutputs:
         self._shown: dict[str, tuple[MimeBundle, dict[str, Any]]] = {}
         self._clear_next: set[int] = set()
         self._full = False
+        self._has_last_error = False
         self.truncated = False
 
     def add(self, cell: int, event: Event) -> Event | None:
         """Take an output of a cell; returns what readers are to see of it: itself, that there is too much, or None."""
         if self._full:
-            return None
+            if event["type"] != "error" or self._has_last_error:
+                return None
+            # It ends the notebook, mostly; how is told also when there is no room for more.
+            self._has_last_error = True
+            event = short_error(event)
+            self._take(cell, event)
+            return event
         self._size += size_of(event)
         if self._size > self._limit:
             self._full = True
@@ -51,8 +58,8 @@ class NotebookOutputs:
             outputs = finished[cell] = []
             for entry in entries:
                 output = self._finished(entry)
-                size += size_of(output)
-                # Again: one update of a display shows up wherever that was displayed.
+                # Again: one update of a display shows up wherever that was displayed. Errors can only be as they came.
+                size += size_of(output) if output["output_type"] != "error" else 0
                 if size > self._limit:
                     self.truncated = True
                     outputs.append(_notice(self._limit))

@@ -13,6 +13,9 @@ _STALLED_SECONDS: Final = 30.0
 _KEPT_TYPES: Final = frozenset({"status", "execute_input"})
 """Output that says where the kernel is: kept, as replies are, when there is no room for all."""
 
+_MESSAGE_BYTES: Final = 2000
+"""What a message takes besides its parts, about."""
+
 Item = tuple[str, RawMessage]
 
 
@@ -59,7 +62,7 @@ class Outbox:
             if not self._items:
                 raise KernelDied("the kernel is gone")
             item = self._items.popleft()
-            self._size -= item[1].size
+            self._size -= _cost(item[1])
             self._is_cut = self._is_cut and bool(self._items)
             self._changed.notify_all()
             return item
@@ -68,7 +71,7 @@ class Outbox:
         """Put a message that could not be sent where it was, in front."""
         async with self._changed:
             self._items.appendleft(item)
-            self._size += item[1].size
+            self._size += _cost(item[1])
             self._changed.notify_all()
 
     async def set_present(self, present: bool) -> None:
@@ -85,17 +88,21 @@ class Outbox:
 
     def _has_room(self, message: RawMessage) -> bool:
         # One message alone always passes, however long.
-        return not self._items or self._size + message.size <= self._limit
+        return not self._items or self._size + _cost(message) <= self._limit
 
     def _add(self, channel: str, message: RawMessage) -> None:
         self._items.append((channel, message))
-        self._size += message.size
+        self._size += _cost(message)
 
     def _leave_out(self, channel: str, message: RawMessage) -> None:
         # These have as much room again for themselves.
         is_kept = channel != "iopub" or message.type in _KEPT_TYPES
-        if is_kept and self._size + message.size <= 2 * self._limit:
+        if is_kept and self._size + _cost(message) <= 2 * self._limit:
             self._add(channel, message)
         elif not self._is_cut:
             self._is_cut = True
             self._add("iopub", self._cut(message))
+
+
+def _cost(message: RawMessage) -> int:
+    return message.size + _MESSAGE_BYTES

@@ -68,9 +68,10 @@ NOTEBOOKS: dict[str, tuple[NotebookNode, dict[str, Any]]] = {
 def by_papermill(notebook: NotebookNode, parameters: dict[str, Any], folder: Path) -> NotebookNode:
     source, target = folder / "in.ipynb", folder / "out.ipynb"
     nbformat.write(notebook, source)
+    # Without cwd, which would be that of this whole process, and so of the service.
     # An error is in the notebook, too, which it has written then with cells of its own that mark the place.
     with contextlib.suppress(PapermillExecutionError):
-        papermill.execute_notebook(source, target, parameters, kernel_name="python3", progress_bar=False, cwd=folder)
+        papermill.execute_notebook(source, target, parameters, kernel_name="python3", progress_bar=False)
     executed = nbformat.read(target, as_version=4)
     executed.cells = [
         cell for cell in executed.cells if "papermill-error-cell-tag" not in cell.metadata.get("tags", [])

@@ -95,7 +95,7 @@ async def test_killing_the_command_ends_its_machine(engine: Engine, settings: Se
     process.kill()
     ended = asyncio.Event()
     asyncio.get_running_loop().add_reader(descriptor, ended.set)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await ended.wait()
     asyncio.get_running_loop().remove_reader(descriptor)
     os.close(descriptor)

@@ -14,21 +14,31 @@ from interpreter import Engine, Settings
 
 
 @pytest.fixture(scope="session")
-def kernelspecs(engine: Engine, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
+def installed(engine: Engine, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run's kernelspecs, which Jupyter does not look into by itself."""
     prefix = tmp_path_factory.mktemp("jupyter")
     kernels = prefix / "share" / "jupyter" / "kernels"
+    command = [sys.executable, "-c", "from interpreter.cli import main; main()", "kernelspec", "install"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("INTERPRETER_HOME", str(settings.home))
-        patch.setenv("JUPYTER_PATH", str(kernels.parent))
-        patch.setenv("JUPYTER_RUNTIME_DIR", str(prefix / "runtime"))
         patch.delenv("INTERPRETER_URL", raising=False)
-        command = [sys.executable, "-c", "from interpreter.cli import main; main()", "kernelspec", "install"]
         subprocess.run([*command, "-t", "base", "--prefix", str(prefix)], check=True)
-        document = json.loads((kernels / PROVISIONED / "kernel.json").read_text())
-        del document["metadata"]["kernel_provisioner"]
-        (kernels / LAUNCHED).mkdir()
-        (kernels / LAUNCHED / "kernel.json").write_text(json.dumps(document))
-        yield kernels
+    document = json.loads((kernels / PROVISIONED / "kernel.json").read_text())
+    del document["metadata"]["kernel_provisioner"]
+    (kernels / LAUNCHED).mkdir()
+    (kernels / LAUNCHED / "kernel.json").write_text(json.dumps(document))
+    return kernels
+
+
+@pytest.fixture(scope="module")
+def kernelspecs(installed: Path, settings: Settings) -> Generator[Path]:
+    """The folder of the run's kernelspecs, which Jupyter finds while the tests of a module that want it run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INTERPRETER_HOME", str(settings.home))
+        patch.setenv("JUPYTER_PATH", str(installed.parent))
+        patch.setenv("JUPYTER_RUNTIME_DIR", str(installed.parents[2] / "runtime"))
+        patch.delenv("INTERPRETER_URL", raising=False)
+        yield installed
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,12 @@
 """Jupyter's own conformance tests against the installed kernelspec: by the provisioner, and by its argv."""
 
+from typing import Any
+
 import jupyter_kernel_test
 import pytest
+from jupyter_kernel_test.msgspec_v5 import validate_message
+
+SECONDS = 30
 
 pytestmark = pytest.mark.usefixtures("kernelspecs")
 
@@ -14,6 +19,30 @@ class Samples(jupyter_kernel_test.KernelTests):
         super().setUpClass()
         # The first completion imports jedi, for which emulated processors take ten of the fifteen seconds that it has.
         cls.kc.complete("zi", reply=True, timeout=120)
+
+    def execute_helper(
+        self,
+        code: str,
+        timeout: int = SECONDS,
+        silent: bool = False,
+        store_history: bool = True,
+        stop_on_error: bool = True,
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """As theirs, but what belongs to other requests is passed over, and there is time for each message."""
+        request = self.kc.execute(code, silent=silent, store_history=store_history, stop_on_error=stop_on_error)
+        reply = self.get_non_kernel_info_reply(timeout=timeout)
+        assert reply is not None
+        validate_message(reply, "execute_reply", request)
+        messages: list[dict[str, Any]] = []
+        while not messages or messages[-1]["content"].get("execution_state") != "idle":
+            message = self.kc.get_iopub_msg(timeout=SECONDS)
+            if message["parent_header"].get("msg_id") == request:
+                validate_message(message, message["msg_type"], request)
+                messages.append(message)
+        states = [one["content"]["execution_state"] for one in messages if one["msg_type"] == "status"]
+        assert (messages[0]["msg_type"], states) == ("status", ["busy", "idle"])
+        assert all(one["content"]["code"] == code for one in messages if one["msg_type"] == "execute_input")
+        return reply, [one for one in messages if one["msg_type"] not in {"status", "execute_input"}]
 
     language_name = "python"
     file_extension = ".py"

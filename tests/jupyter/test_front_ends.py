@@ -19,6 +19,7 @@ from started_kernel import LAUNCHED, PROVISIONED, machines_of
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks" / "in_kernel"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 SECONDS = 200
+TOKEN = {"token": "secret"}
 
 
 def jupyter(*arguments: str, said: str = "") -> str:
@@ -141,19 +142,19 @@ def test_jupyterlabs_server_starts_restarts_and_shuts_down_kernels(server: tuple
         assert client.execute("1 + 1")["outputs"][0]["data"]["text/plain"] == "2"
     finally:
         client.stop()
-    assert httpx.get(f"{url}/api/kernels", params={"token": "secret"}).json() == []
+    assert httpx.get(f"{url}/api/kernels", params=TOKEN, timeout=SECONDS).json() == []
     assert not machines_of(pid)
 
 
 def test_jupyterlabs_server_lists_the_kernels_with_their_logos(server: tuple[str, int]) -> None:
     url, _ = server
-    listed: dict[str, Any] = httpx.get(f"{url}/api/kernelspecs", params={"token": "secret"}).json()["kernelspecs"]
-    kernel = listed[PROVISIONED]
+    listed = httpx.get(f"{url}/api/kernelspecs", params=TOKEN, timeout=SECONDS)
+    kernel: dict[str, Any] = listed.json()["kernelspecs"][PROVISIONED]
     assert kernel["spec"]["display_name"] == "Python 3 (base, microVM)"
     assert kernel["spec"]["metadata"]["debugger"] is True
     origin = url.split("/", 3)[0] + "//" + url.split("/", 3)[2]
     for path in kernel["resources"].values():
-        assert httpx.get(f"{origin}{path}", params={"token": "secret"}).status_code == 200
+        assert httpx.get(f"{origin}{path}", params=TOKEN, timeout=SECONDS).status_code == 200
     assert set(kernel["resources"]) == {"logo-32x32", "logo-64x64", "logo-svg"}
 
 
@@ -163,6 +164,6 @@ def test_a_kernel_that_cannot_start_tells_the_front_end_why(server: tuple[str, i
     document["metadata"]["kernel_provisioner"]["config"]["template"] = "nothing"
     (kernelspecs / "not-built").mkdir()
     (kernelspecs / "not-built" / "kernel.json").write_text(json.dumps(document))
-    answer = httpx.post(f"{url}/api/kernels", params={"token": "secret"}, json={"name": "not-built"}, timeout=SECONDS)
+    answer = httpx.post(f"{url}/api/kernels", params=TOKEN, json={"name": "not-built"}, timeout=SECONDS)
     assert answer.status_code == 503
     assert "interpreter template build nothing" in answer.json()["message"]

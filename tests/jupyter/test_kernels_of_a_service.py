@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,11 @@ class Place:
     """Where the service is, or will be, and what it keeps."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        # Bound and not listening: nobody else is given its port, and with this option the service may take it.
+        self.held = socket.socket()
+        self.held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.held.bind(("127.0.0.1", 0))
+        self.port = self.held.getsockname()[1]
         self.home = folder / "home"
         self.home.mkdir()
         (self.home / "templates").symlink_to(settings.templates_home)
@@ -57,14 +60,15 @@ class Place:
 
 
 @pytest.fixture
-def place(settings: Settings, kernelspecs: Path, tmp_path: Path) -> Place:
+def place(settings: Settings, kernelspecs: Path, tmp_path: Path) -> Generator[Place]:
     place = Place(settings, tmp_path)
     document = json.loads((kernelspecs / PROVISIONED / "kernel.json").read_text())
     config = {"template": "base", "url": f"http://127.0.0.1:{place.port}"}
     document["metadata"]["kernel_provisioner"]["config"] = config
     (kernelspecs / NAME).mkdir(exist_ok=True)
     (kernelspecs / NAME / "kernel.json").write_text(json.dumps(document))
-    return place
+    with place.held:
+        yield place
 
 
 async def started() -> tuple[AsyncIOLoopKernelManager, Any]:

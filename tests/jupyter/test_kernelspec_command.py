@@ -56,7 +56,8 @@ def test_it_is_installed_for_the_user_listed_and_removed(home: Path) -> None:
     assert told(kernelspec("list", "--json"))["kernelspecs"] == [one]
     assert "interpreter-base" in kernelspec("list").stdout
     spec = KernelSpecManager().get_kernel_spec("interpreter-base")
-    assert spec.argv == [sys.executable, "-m", "interpreter.jupyter", "-f", "{connection_file}", "--template", "base"]
+    assert spec.argv[:6] == [sys.executable, "-P", "-m", "interpreter.jupyter", "-f", "{connection_file}"]
+    assert spec.argv[6:] == ["--template", "base"]
     assert spec.interrupt_mode == "signal"
     assert spec.metadata == {
         "debugger": True,
@@ -65,6 +66,18 @@ def test_it_is_installed_for_the_user_listed_and_removed(home: Path) -> None:
     assert told(kernelspec("remove", "interpreter-base", "--json"))["removed"] == one
     assert not folder.exists()
     assert told(kernelspec("list", "--json"))["kernelspecs"] == []
+
+
+def test_what_lies_beside_a_notebook_does_not_run_on_the_host(home: Path, tmp_path: Path) -> None:
+    assert kernelspec("install", "-t", "base").returncode == 0
+    argv = KernelSpecManager().get_kernel_spec("interpreter-base").argv
+    ran = tmp_path / "ran"
+    for name in ("interpreter", "structlog", "json"):
+        (tmp_path / "folder" / name).mkdir(parents=True)
+        (tmp_path / "folder" / name / "__init__.py").write_text(f"open({str(ran)!r}, 'w').close()")
+    started = subprocess.run([*argv[:4], "--help"], cwd=tmp_path / "folder", capture_output=True, check=True)
+    assert b"A kernel in a microVM" in started.stdout
+    assert not ran.exists()
 
 
 def test_every_built_template_gets_one_with_its_name(home: Path) -> None:

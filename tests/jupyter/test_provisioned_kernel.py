@@ -33,6 +33,16 @@ Start = Callable[..., Started]
 Machines = Callable[[], list[int]]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_folder(kernelspecs: Path) -> Generator[None]:
+    """Folders of sockets lie in one of this module's own: all programs of the machine have theirs in /tmp."""
+    # Not pytest's own folder: a unix socket's path has at most 107 bytes.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
+
+
 def socket_folders() -> set[str]:
     return {path.name for path in Path(tempfile.gettempdir()).glob("interpreter-kernel-*")}
 

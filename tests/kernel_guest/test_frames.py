@@ -53,3 +53,14 @@ def test_another_version_is_named() -> None:
     wire = encode(Frame(Kind.OK)).replace(b"\x93\x01", b"\x93\x07")
     with pytest.raises(FrameError, match="version 7"):
         list(FrameDecoder().feed(wire))
+
+
+@pytest.mark.parametrize("body", [{"parts": [b""] * 100_000}, {"parts": [[b""] * 1000] * 100}])
+def test_a_frame_of_far_more_items_than_any_has_is_refused(body: dict[str, object]) -> None:
+    with pytest.raises(FrameError, match="not msgpack"):
+        decode(encode(Frame(Kind.MESSAGE, body))[4:])
+
+
+def test_a_frame_may_be_long_and_have_many_buffers() -> None:
+    frame = Frame(Kind.MESSAGE, {"channel": "iopub", "parts": [bytes(1_000_000), *[b"x"] * 10_000]})
+    assert decode(encode(frame)[4:]) == frame

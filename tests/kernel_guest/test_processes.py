@@ -10,6 +10,7 @@ import pytest
 from guest_on_host import SECONDS, Guest
 
 from interpreter.errors import GuestRefused, KernelDied, VsockError
+from interpreter.kernel.control import Event
 from interpreter.kernel.framing import FrameStream, open_service
 from kernel_guest.frames import AGENT_PORT, Frame, Kind, encode
 
@@ -19,8 +20,7 @@ async def test_a_kernel_that_kills_itself_is_told_of_with_its_status(guest: Gues
     async with guest.kernel() as kernel:
         pid = int(await kernel.printed("import os\nprint(os.getpid())"))
         died = asyncio.create_task(kernel.execute(f"os.kill(os.getpid(), {number:d})").result())
-        event = await guest.event("kernel_exited")
-        assert (event["pid"], event["status"]) == (pid, -number)
+        assert (await exit_of(guest, pid))["status"] == -number
         # As a session does with this event: who waits for the kernel is told.
         kernel.connection.kernel_died(KernelDied("the kernel died"))
         async with asyncio.timeout(SECONDS):
@@ -32,8 +32,9 @@ async def test_a_kernel_that_kills_itself_is_told_of_with_its_status(guest: Gues
 
 async def test_a_kernel_that_exits_is_told_of_with_its_status(guest: Guest) -> None:
     async with guest.kernel() as kernel:
-        died = asyncio.create_task(kernel.execute("import os\nos._exit(7)").result())
-        assert (await guest.event("kernel_exited"))["status"] == 7
+        pid = int(await kernel.printed("import os\nprint(os.getpid())"))
+        died = asyncio.create_task(kernel.execute("os._exit(7)").result())
+        assert (await exit_of(guest, pid))["status"] == 7
         died.cancel()
         await asyncio.wait({died})
     await guest.call("restart")
@@ -41,10 +42,11 @@ async def test_a_kernel_that_exits_is_told_of_with_its_status(guest: Guest) -> N
 
 async def test_without_a_kernel_streams_and_interrupts_are_refused_until_a_restart(guest: Guest) -> None:
     async with guest.kernel() as kernel:
+        pid = int(await kernel.printed("import os\nprint(os.getpid())"))
         await kernel.connection.send(
-            "shell", kernel.connection.codec.request("execute_request", {"code": "import os\nos._exit(0)"})
+            "shell", kernel.connection.codec.request("execute_request", {"code": "os._exit(0)"})
         )
-        await guest.event("kernel_exited")
+        await exit_of(guest, pid)
     with pytest.raises(GuestRefused) as stream:
         async with open_service(guest.connect, "kernel"):
             pass
@@ -221,6 +223,13 @@ async def raw_stream(guest: Guest) -> AsyncGenerator[FrameStream]:
             yield FrameStream(reader, writer)
     finally:
         writer.close()
+
+
+async def exit_of(guest: Guest, pid: int) -> Event:
+    """What the agent tells of that kernel's end; what it told of others before is passed over."""
+    while (event := await guest.event("kernel_exited"))["pid"] != pid:
+        continue
+    return event
 
 
 def parent_of(pid: int) -> int:

@@ -3,11 +3,12 @@
 import asyncio
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from interpreter.kernel.outputs import joined
-from interpreter.sessions.journal import Event, Journal
+from interpreter.sessions.journal import Event, Journal, size_of
 
 outputs = st.lists(
     st.one_of(
@@ -52,6 +53,28 @@ def test_what_is_kept_is_a_beginning_and_within_the_limit(events: list[Event], l
         assert texts.startswith("".join(kept)) or len({event.get("name") for event in events}) > 1
     else:
         assert journal.events == events
+
+
+def test_an_error_is_told_past_the_limit_once_and_in_short() -> None:
+    journal = Journal(1000)
+    stream = {"type": "stream", "name": "stdout", "text": "x" * 3000}
+    error = {"type": "error", "ename": "E", "evalue": "v" * 1_000_000, "traceback": ["t" * 1_000_000, "last"]}
+    for event in (stream, error, stream, error):
+        journal.add_output(dict(event))
+    assert [event["type"] for event in journal.events] == ["stream", "truncated", "error"]
+    assert (journal.events[-1]["ename"], journal.events[-1]["traceback"][-1]) == ("E", "last")
+    assert size_of(journal.events[-1]) < 30_000
+
+
+def test_an_error_that_is_itself_past_the_limit_is_told_in_short() -> None:
+    journal = Journal(1000)
+    journal.add_output({"type": "error", "ename": "E", "evalue": "v" * 5000, "traceback": []})
+    assert [event["type"] for event in journal.events] == ["truncated", "error"]
+
+
+@pytest.mark.parametrize("value", [{"k" * 10_000: ""}, {"a": ["x" * 10_000]}, [{"k" * 10_000: 1}]])
+def test_all_that_takes_room_counts(value: object) -> None:
+    assert size_of(value) >= 10_000
 
 
 @given(outputs)

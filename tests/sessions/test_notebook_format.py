@@ -75,6 +75,13 @@ def test_every_minor_version_is_upgraded(minor: int) -> None:
     assert len({cell["id"] for cell in read["cells"]}) == 2
 
 
+@pytest.mark.parametrize("minor", range(5))
+def test_ids_of_cells_are_taken_also_in_a_notebook_that_is_too_old_for_them(minor: int) -> None:
+    cell = {"cell_type": "code", "id": "mine", "metadata": {}, "source": "1", "outputs": [], "execution_count": None}
+    notebook = {"nbformat": 4, "nbformat_minor": minor, "metadata": {}, "cells": [cell]}
+    assert read_notebook(notebook)["cells"][0]["id"] == "mine"
+
+
 def test_cells_without_an_id_and_with_that_of_another_get_one() -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(f"{number}") for number in range(3)])
     for cell in notebook["cells"]:

@@ -7,6 +7,7 @@ import nbformat
 from hypothesis import given
 from nbclient import NotebookClient
 
+from interpreter.sessions.journal import size_of
 from interpreter.sessions.notebook_outputs import NotebookOutputs
 
 TEXTS = st.text(max_size=5)
@@ -128,3 +129,14 @@ def test_past_the_limit_readers_are_told_once() -> None:
     told = [outputs.add(0, dict(event)) for _ in range(6)]
     assert [one and one["type"] for one in told] == ["stream", "stream", "truncated", None, None, None]
     assert outputs.truncated
+
+
+def test_the_error_that_ends_a_notebook_is_told_past_the_limit_once_and_in_short() -> None:
+    outputs = NotebookOutputs(1100)
+    stream = {"type": "stream", "name": "stdout", "text": "x" * 3000}
+    error = {"type": "error", "ename": "E", "evalue": "v" * 1_000_000, "traceback": ["t" * 1_000_000, "last"]}
+    told = [outputs.add(0, dict(event)) for event in (stream, error, error, stream)]
+    assert [one and one["type"] for one in told] == ["truncated", "error", None, None]
+    (made,) = outputs.finish().values()
+    assert (made[-1]["output_type"], made[-1]["ename"], made[-1]["traceback"][-1]) == ("error", "E", "last")
+    assert size_of(made[-1]) < 30_000

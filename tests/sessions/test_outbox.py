@@ -9,7 +9,7 @@ from interpreter.kernel.message import Codec, RawMessage
 from interpreter.sessions.outbox import Outbox
 
 CODEC = Codec(b"key", "session")
-LIMIT = 10_000
+LIMIT = 100_000
 
 
 def output(text: str, msg_type: str = "stream") -> RawMessage:
@@ -46,7 +46,7 @@ async def test_while_the_client_is_there_who_puts_waits_and_nothing_is_lost() ->
 
     async def fill() -> None:
         for n in range(50):
-            await box.put("iopub", output(f"{n}".rjust(1000)))
+            await box.put("iopub", output(f"{n}".rjust(10_000)))
 
     filling = asyncio.create_task(fill())
     await asyncio.sleep(0)
@@ -68,7 +68,7 @@ async def test_one_message_longer_than_all_the_room_passes_alone() -> None:
 async def test_while_it_is_away_output_is_cut_once_and_where_the_kernel_is_stays_told() -> None:
     box = outbox()
     for n in range(30):
-        await box.put("iopub", output(f"{n}".rjust(1000)))
+        await box.put("iopub", output(f"{n}".rjust(10_000)))
     await box.put("shell", output("reply", "execute_reply"))
     await box.put("iopub", output("idle", "status"))
     got = await texts(box)
@@ -89,7 +89,7 @@ async def test_one_who_leaves_lets_those_go_on_who_wait_for_room() -> None:
     box = outbox()
     await box.set_present(True)
     await box.put("iopub", output("x" * LIMIT))
-    waiting = asyncio.create_task(box.put("iopub", output("y" * 1000)))
+    waiting = asyncio.create_task(box.put("iopub", output("y" * 10_000)))
     await asyncio.sleep(0)
     assert not waiting.done()
     await box.set_present(False)
@@ -103,7 +103,7 @@ async def test_one_who_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch
     box = outbox(stalled)
     await box.set_present(True)
     await box.put("iopub", output("x" * LIMIT))
-    await box.put("iopub", output("y" * 1000))
+    await box.put("iopub", output("y" * 10_000))
     assert stalled == ["stalled"]
     assert not box.present
 

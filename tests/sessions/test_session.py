@@ -85,14 +85,14 @@ async def test_variables_stay_from_one_execution_to_the_next(session: Session) -
 async def test_code_past_its_time_is_interrupted_and_keeps_its_variables(session: Session) -> None:
     await session.execute("x = 1")
     with pytest.raises(ExecutionTimeout, match="interrupted"):
-        await session.execute("while True: pass", timeout=0.5)
+        await session.execute("while True: pass", timeout=5)
     assert (await session.execute("x")).text == "1"
 
 
 async def test_code_that_cannot_be_interrupted_costs_the_kernel(session: Session) -> None:
     code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nx = 1\nwhile True: pass"
     with pytest.raises(ExecutionTimeout, match="restarted"):
-        await session.execute(code, timeout=0.5)
+        await session.execute(code, timeout=5)
     result = await session.execute("'x' in globals()")
     assert result.text == "False"
 

@@ -12,7 +12,7 @@ from interpreter.api.caller import CallerOf
 from interpreter.api.jupyter.models import KernelId, kernel_of
 from interpreter.api.problems import refusal_of
 from interpreter.api.service import ServiceOf
-from interpreter.errors import GuestMisbehaved, InterpreterError, InvalidRequest, KernelDied
+from interpreter.errors import GuestMisbehaved, InterpreterError, InvalidRequest, KernelDied, TooLarge
 from interpreter.kernel.message import RawMessage
 from interpreter.kernel.websocket import V1, Subprotocol, pack, unpack
 from interpreter.sessions.clients import KernelClient, KernelClients
@@ -24,8 +24,11 @@ log = structlog.get_logger(__name__)
 _GOING_AWAY: Final = 1001
 _INVALID_DATA: Final = 1007
 _POLICY: Final = 1008
+_TOO_LONG: Final = 1009
 _MAX_REASON: Final = 123
 _LAST_MESSAGES_SECONDS: Final = 5.0
+_CLOSE_SECONDS: Final = 5.0
+"""A client that takes nothing does not take this either; then its connection is left to time out."""
 _MUCH: Final = 1024 * 1024
 """Messages from this size on are taken apart in a thread: others must not wait for them."""
 
@@ -54,10 +57,12 @@ async def channels(
         await websocket.accept(protocol or None)
         buffers = service.settings.gateway_buffers or not _breaks_on_buffers(websocket, protocol)
         relay = _Relay(websocket, live.clients, client, protocol, buffers=buffers)
-        code, reason = await relay.run(lost)
+        async with client.turn:
+            code, reason = await relay.run(lost)
         # It may be closed already, by the client.
-        with contextlib.suppress(RuntimeError, WebSocketDisconnect):
-            await websocket.close(code, reason.encode()[:_MAX_REASON].decode(errors="ignore"))
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect, TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await websocket.close(code, reason.encode()[:_MAX_REASON].decode(errors="ignore"))
 
 
 class _Relay:
@@ -109,6 +114,8 @@ class _Relay:
                 await self._clients.send(self._client, message)
             except InvalidRequest as error:
                 return _INVALID_DATA, error.message
+            except TooLarge as error:
+                return _TOO_LONG, error.message
             except KernelDied as error:
                 return _GOING_AWAY, error.message
 

@@ -13,7 +13,7 @@ from interpreter.api.problems import problems
 from interpreter.api.service import Service, ServiceOf
 from interpreter.errors import InvalidRequest, NotFound
 from interpreter.sessions.live import LiveSession
-from interpreter.sessions.records import Notebook
+from interpreter.sessions.records import Front, Notebook
 
 router = APIRouter(prefix="/api/sessions", tags=["jupyter"])
 
@@ -90,6 +90,9 @@ async def change(caller: CallerOf, service: ServiceOf, session_id: str, wanted: 
     else:
         await live.change(notebooks=others)
         await target.change(notebooks=[*target.record.notebooks, changed])
+        if live.record.front is Front.JUPYTER and not others:
+            # As Jupyter Server does: nobody can get at the old kernel any more.
+            await service.sessions.stop(caller.tenant, live.record.id)
     return session_model(target, changed)
 
 
