@@ -87,6 +87,13 @@ class BackgroundLoop:
             raise RuntimeError("the loop is closed")
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
+    def start(self, work: Coroutine[Any, Any, object]) -> None:
+        """Have a coroutine run, and do not wait for it. Does nothing when the loop is closed."""
+        try:
+            asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:
+            work.close()
+
     def iterate(self, items: AsyncGenerator[T]) -> Generator[T]:
         """The items of an asynchronous generator, which is closed when this one is."""
 

@@ -3,6 +3,7 @@
 import os
 import secrets
 import signal
+import weakref
 from typing import Any, Final, cast
 
 from jupyter_client.connect import KernelConnectionInfo
@@ -56,6 +57,7 @@ class MicrovmProvisioner(KernelProvisionerBase):
         self._shared: Shared | None = None
         self._kernel: RelayedKernel | None = None
         self._launched = False
+        self._forgotten: weakref.finalize[[RelayedKernel], MicrovmProvisioner] | None = None
 
     @property
     def has_process(self) -> bool:
@@ -142,12 +144,17 @@ class MicrovmProvisioner(KernelProvisionerBase):
         self.connection_info = cast(
             "KernelConnectionInfo", {**kernel.endpoints.model_dump(), "key": key, "signature_scheme": SIGNATURE_SCHEME}
         )
+        # Jupyter's managers forget a kernel that could not be restarted without a word to its provisioner.
+        self._forgotten = weakref.finalize(self, shared.abandon, kernel)
+        self._forgotten.atexit = False
         return shared, kernel
 
     async def _close(self) -> None:
         shared, self._shared = self._shared, None
         kernel, self._kernel = self._kernel, None
         self._launched = False
+        if self._forgotten is not None:
+            self._forgotten.detach()
         try:
             if shared is not None and kernel is not None:
                 await shared.close_kernel(kernel)

@@ -52,6 +52,10 @@ class Shared:
         if not self._loop.closed:
             await self.run(self._close_kernel(kernel))
 
+    def abandon(self, kernel: RelayedKernel) -> None:
+        """Close a kernel whose user was forgotten, without waiting; the thread stays, for the next one."""
+        self._loop.start(self._abandon(kernel))
+
     async def close(self) -> None:
         """Close what the kernels shared, and end the thread."""
         if not self._loop.closed:
@@ -82,6 +86,11 @@ class Shared:
         finally:
             if kernel in self._kernels:
                 self._kernels.pop(kernel).close()
+
+    async def _abandon(self, kernel: RelayedKernel) -> None:
+        await self._close_kernel(kernel)
+        with _lock:
+            self.users -= 1
 
     async def _close(self) -> None:
         for kernel in list(self._kernels):

@@ -13,6 +13,8 @@ from typing import Any
 import websockets
 from served import SECONDS, Api
 
+from interpreter.sessions.live import LiveSession
+
 V1 = "v1.kernel.websocket.jupyter.org"
 
 
@@ -163,6 +165,13 @@ async def new_kernel(api: Api, **more: Any) -> str:
     answer = await api.client.post("/api/kernels", json={"name": "base", **more})
     assert answer.status_code == 201, answer.text
     return answer.json()["id"]
+
+
+def live_of(api: Api, kernel_id: str) -> LiveSession:
+    """The service's own view of a kernel."""
+    live = api.service.sessions.live_session(kernel_id.replace("-", ""))
+    assert live is not None
+    return live
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 
 import pytest
+from channels_client import new_kernel
 from served import Api, own_home, serve
 
 from interpreter import Engine, Settings
@@ -30,11 +31,17 @@ async def session_id(api: Api) -> AsyncGenerator[str]:
     await api.client.delete(f"/v1/sessions/{session_id}")
 
 
+@pytest.fixture
+async def kernel(api: Api) -> AsyncGenerator[str]:
+    """A Jupyter kernel of the test's own."""
+    kernel = await new_kernel(api)
+    yield kernel
+    await api.client.delete(f"/api/kernels/{kernel}")
+
+
 @pytest.fixture(scope="module")
 async def shared_kernel(api: Api) -> AsyncGenerator[str]:
     """One Jupyter kernel for the tests of a module that need not have their own."""
-    answer = await api.client.post("/api/kernels", json={"name": "base"})
-    assert answer.status_code == 201, answer.text
-    kernel = answer.json()["id"]
+    kernel = await new_kernel(api)
     yield kernel
     await api.client.delete(f"/api/kernels/{kernel}")

@@ -3,26 +3,18 @@
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import websockets
-from channels_client import Channels, channels, new_kernel, text_of
+from channels_client import Channels, channels, live_of, new_kernel, text_of
 from pydantic import SecretStr
 from served import SECONDS, Api, own_home, serve
 
 from interpreter import Engine, Settings
 
 both = pytest.mark.parametrize("v1", [False, True], ids=["json", "v1"])
-
-
-@pytest.fixture
-async def kernel(api: Api) -> AsyncGenerator[str]:
-    kernel_id = await new_kernel(api)
-    yield kernel_id
-    await api.client.delete(f"/api/kernels/{kernel_id}")
 
 
 @both
@@ -217,8 +209,7 @@ async def test_a_kernel_that_dies_again_and_again_stays_dead_until_it_is_restart
 
 async def test_a_shutdown_message_ends_the_kernel_and_its_session(api: Api) -> None:
     kernel = await new_kernel(api)
-    live = api.service.sessions.live_session(kernel.replace("-", ""))
-    assert live is not None
+    live = live_of(api, kernel)
     async with channels(api, kernel) as client:
         await client.send("shutdown_request", {"restart": False}, "control")
         async with asyncio.timeout(SECONDS):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import websockets
-from channels_client import channels, new_kernel
+from channels_client import channels, live_of, new_kernel
 from manual_clock import ManualClock
 from served import SECONDS, Api, own_home, serve
 
@@ -23,12 +23,6 @@ async def own(settings: Settings, folder: Path, **more: Any) -> AsyncGenerator[t
     more = {"default_template": "base", "memory_reserve_mb": 256, "cull_idle_timeout": 100, **more}
     async with serve(Settings(home=home, **more), clock) as api:
         yield api, clock
-
-
-def live_of(api: Api, kernel: str) -> LiveSession:
-    live = api.service.sessions.live_session(kernel.replace("-", ""))
-    assert live is not None
-    return live
 
 
 async def passes(clock: ManualClock, seconds: float) -> None:

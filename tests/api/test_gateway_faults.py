@@ -1,30 +1,15 @@
 """Kernels that are restarted twice at once, cannot be restarted, or speak wrongly: told, and mended by a restart."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 
 import pytest
 import websockets
-from channels_client import channels, new_kernel
+from channels_client import channels, live_of
 from served import SECONDS, Api
 
 from interpreter.sessions.kernel import KernelChange
-from interpreter.sessions.live import LiveSession
 
 ENDS_AT_ONCE = ".ipython/profile_default/startup/ends.py"
-
-
-@pytest.fixture
-async def kernel(api: Api) -> AsyncGenerator[str]:
-    kernel_id = await new_kernel(api)
-    yield kernel_id
-    await api.client.delete(f"/api/kernels/{kernel_id}")
-
-
-def live_of(api: Api, kernel: str) -> LiveSession:
-    live = api.service.sessions.live_session(kernel.replace("-", ""))
-    assert live is not None
-    return live
 
 
 async def restart(api: Api, kernel: str) -> int:

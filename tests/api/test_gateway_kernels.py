@@ -2,7 +2,6 @@
 
 import re
 import uuid
-from collections.abc import AsyncGenerator
 from datetime import datetime
 
 import pytest
@@ -12,13 +11,6 @@ from served import Api
 from interpreter.sessions.records import Front
 
 UNKNOWN = "5f0c1f7e-1d4b-4b5f-9a0e-6f1b2c3d4e5f"
-
-
-@pytest.fixture
-async def kernel(api: Api) -> AsyncGenerator[str]:
-    kernel_id = await new_kernel(api)
-    yield kernel_id
-    await api.client.delete(f"/api/kernels/{kernel_id}")
 
 
 async def test_every_built_template_is_a_kernelspec_with_logos_that_are_there(api: Api) -> None:
