@@ -52,6 +52,7 @@ class Journal:
             return
         left = self._limit - self._size
         size = size_of(event)
+        self._size += size
         if size > left:
             self.truncated = True
             text = event.get("text")
@@ -62,7 +63,6 @@ class Journal:
             self.add({"type": "truncated", "limit_bytes": self._limit})
             self._add_error(event)
             return
-        self._size += size
         self._has_error = self._has_error or event["type"] == "error"
         self.add(event)
 

@@ -72,6 +72,12 @@ def test_an_error_that_is_itself_past_the_limit_is_told_in_short() -> None:
     assert [event["type"] for event in journal.events] == ["truncated", "error"]
 
 
+def test_one_output_that_is_cut_counts_as_all_the_room_that_there_is() -> None:
+    journal = Journal(1000)
+    journal.add_output({"type": "stream", "name": "stdout", "text": "x" * 5000})
+    assert (journal.truncated, journal.size) == (True, 1000)
+
+
 @pytest.mark.parametrize("value", [{"k" * 10_000: ""}, {"a": ["x" * 10_000]}, [{"k" * 10_000: 1}]])
 def test_all_that_takes_room_counts(value: object) -> None:
     assert size_of(value) >= 10_000
