@@ -65,6 +65,8 @@ class Relay:
                     self._to_kernel(frame)
         finally:
             self.disconnect()
+            # A restart may wait for it at this moment, and for a welcome that does not come any more.
+            self._welcomed.set()
             if self._resuming is not None:
                 self._resuming.cancel()
 

@@ -134,6 +134,18 @@ async def test_restarts_at_once_leave_one_kernel(kernel: Kernel) -> None:
     assert await kernel.printed("print('here')") == "here\n"
 
 
+async def test_a_client_that_leaves_during_a_restart_does_not_hold_it_up(guest: Guest) -> None:
+    for step in range(20):
+        async with guest.kernel():
+            restarting = asyncio.create_task(guest.call("restart"))
+            await guest.event("kernel_exited")
+            # At different moments: before the new kernel is there, and while it lets its clients in.
+            await asyncio.sleep(step * 0.01)
+        # In vain it would be for 30 s, and then it would fail.
+        async with asyncio.timeout(20):
+            await restarting
+
+
 async def test_a_restart_tells_who_waits_that_the_kernel_died(kernel: Kernel) -> None:
     async with asyncio.timeout(SECONDS):
         with pytest.raises(KernelDied):
