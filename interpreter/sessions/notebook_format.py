@@ -7,16 +7,12 @@ takes time that grows with the notebook; callers run it in a thread.
 import json
 import math
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Final, cast
 from uuid import uuid4
 
-import nbformat
-
 from interpreter.errors import InvalidRequest
 from interpreter.kernel.depth import MAX_DEPTH, is_too_deep
-
-_NBFORMAT: Final[Any] = nbformat
-"""Of most of its functions it does not say what they take and give."""
 
 Notebook = dict[str, Any]
 """A notebook of format 4.5, valid by its schema, with plain dictionaries and lists in it."""
@@ -133,7 +129,7 @@ def fill_metadata(notebook: Notebook, language_info: object) -> None:
 
 def as_file(notebook: Notebook) -> bytes:
     """A notebook as Jupyter writes it to a file."""
-    text: str = _NBFORMAT.v4.writes(_NBFORMAT.from_dict(_finite(notebook)))
+    text: str = _nbformat().v4.writes(_nbformat().from_dict(_finite(notebook)))
     return f"{text}\n".encode("utf-8", "replace")
 
 
@@ -195,10 +191,19 @@ def _new_id(taken: set[str]) -> str:
     return cell_id
 
 
+@cache
+def _nbformat() -> Any:
+    # With the first notebook, not before: it takes a second and 26 MB that a service without notebooks need not spend.
+    # Of most of its functions it does not say what they take and give.
+    import nbformat
+
+    return nbformat
+
+
 def _validate(notebook: dict[str, Any], major: int, minor: int) -> None:
     try:
-        _NBFORMAT.validate(notebook, version=major, version_minor=minor)
-    except nbformat.ValidationError as error:
+        _nbformat().validate(notebook, version=major, version_minor=minor)
+    except _nbformat().ValidationError as error:
         # Not str(error), which quotes what it is about at length.
         where = "".join(f"[{part!r}]" for part in getattr(error, "absolute_path", ()))
         why = str(getattr(error, "message", "") or error)[:300]
@@ -209,9 +214,9 @@ def _validate(notebook: dict[str, Any], major: int, minor: int) -> None:
 
 def _upgraded(notebook: dict[str, Any], major: int, minor: int) -> Notebook:
     try:
-        node = _NBFORMAT.versions[major].to_notebook_json(notebook, minor=minor)
-        upgraded: Notebook = _plain(_NBFORMAT.v4.upgrade(_NBFORMAT.convert(node, 4)))
-    except (AttributeError, LookupError, TypeError, ValueError, RecursionError, nbformat.ValidationError):
+        node = _nbformat().versions[major].to_notebook_json(notebook, minor=minor)
+        upgraded: Notebook = _plain(_nbformat().v4.upgrade(_nbformat().convert(node, 4)))
+    except (AttributeError, LookupError, TypeError, ValueError, RecursionError, _nbformat().ValidationError):
         raise InvalidRequest(f"the notebook of format {major} cannot be made one of format 4") from None
     for key in ("orig_nbformat", "orig_nbformat_minor"):
         upgraded["metadata"].pop(key, None)
