@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from contextlib import AsyncExitStack
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Path, WebSocket
@@ -81,7 +80,7 @@ async def channels(
     websocket: WebSocket, caller: CallerOf, service: ServiceOf, session_id: str, context_id: str, channel: str
 ) -> None:
     """Pass bytes between a client and the socket of a kernel's channel until either closes."""
-    async with AsyncExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
         try:
             if channel not in CHANNELS:
                 raise NotFound(f"a kernel has no channel {channel[:64]!r}", hint=f"There are {', '.join(CHANNELS)}")

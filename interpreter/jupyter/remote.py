@@ -47,7 +47,7 @@ class RemoteGuests:
         async with session:
             kernel = RemoteKernel(self._transport, session, wanted.key.decode("ascii"), on_change)
             watching = asyncio.create_task(kernel.watch())
-            watching.add_done_callback(kernel.watched)
+            watching.add_done_callback(kernel.watch_ended)
             try:
                 await kernel.begun
                 yield kernel
@@ -134,9 +134,7 @@ class RemoteKernel:
             if loop.time() > deadline:
                 break
             await asyncio.sleep(_PAUSE)
-        if not self.begun.done():
-            self.begun.set_exception(Conflict("the session ended while its kernel was connected to"))
-        self._on_change("ended", None)
+        self._end(Conflict("the session ended while its kernel was connected to"))
 
     async def _choose_key(self) -> None:
         path = session_path(self._session.id, "contexts", MAIN, "connection")
@@ -144,13 +142,16 @@ class RemoteKernel:
         if (await self._transport.get(Call("GET", path), _Connection)).key != self._key:
             await self._transport.send(Call("PUT", path, body={"key": self._key}))
 
-    def watched(self, watching: asyncio.Task[None]) -> None:
+    def watch_ended(self, watching: asyncio.Task[None]) -> None:
         """`watch` is over; also by a fault of ours nobody must go on waiting for it."""
         if watching.cancelled() or (error := watching.exception()) is None:
             return
         log.error("the kernel's service cannot be followed any more", exc_info=error)
+        self._end(ServiceUnreachable(f"the kernel cannot be followed: {error}"))
+
+    def _end(self, error: InterpreterError) -> None:
         if not self.begun.done():
-            self.begun.set_exception(ServiceUnreachable(f"the kernel cannot be followed: {error}"))
+            self.begun.set_exception(error)
         self._on_change("ended", None)
 
     async def _follow(self) -> None:

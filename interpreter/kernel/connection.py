@@ -3,17 +3,14 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final
 
 from interpreter.errors import GuestMisbehaved, GuestUnresponsive, InterpreterError, KernelDied
 from interpreter.kernel.channels import MAIN, KernelChannels, open_channels
 from interpreter.kernel.framing import Connect
-from interpreter.kernel.message import Codec, Message, RawMessage
+from interpreter.kernel.message import MUCH, Codec, Message, RawMessage
 
 _QUEUED = 256
 """Messages that wait for one reader. Past that the stream is not read, the guest's relay stops, and so on back."""
-
-_MUCH: Final = 1024 * 1024
 
 Arrival = tuple[str, Message]
 """A channel and a message that came on it."""
@@ -160,7 +157,7 @@ class KernelConnection:
 
 async def verified(codec: Codec, parts: list[bytes]) -> RawMessage:
     """See ``Codec.verify``. Much of it is done in a thread: others must not wait for it."""
-    if sum(map(len, parts)) < _MUCH:
+    if sum(map(len, parts)) < MUCH:
         return codec.verify(parts)
     return await asyncio.to_thread(codec.verify, parts)
 

@@ -19,6 +19,8 @@ from interpreter.errors import GuestMisbehaved
 
 DELIMITER: Final = b"<IDS|MSG>"
 PROTOCOL_VERSION: Final = "5.4"
+MUCH: Final = 1024 * 1024
+"""Messages of so many bytes or more are taken apart in a thread: others must not wait for them."""
 _SIGNED_PARTS: Final = 4
 _MAX_HEADER: Final = 1024 * 1024
 

@@ -13,7 +13,7 @@ from interpreter.api.jupyter.models import KernelId, kernel_of
 from interpreter.api.problems import refusal_of
 from interpreter.api.service import ServiceOf
 from interpreter.errors import GuestMisbehaved, InterpreterError, InvalidRequest, KernelDied, TooLarge
-from interpreter.kernel.message import RawMessage
+from interpreter.kernel.message import MUCH, RawMessage
 from interpreter.kernel.websocket import V1, Subprotocol, pack, unpack
 from interpreter.sessions.clients import KernelClient, KernelClients
 
@@ -29,8 +29,6 @@ _MAX_REASON: Final = 123
 _LAST_MESSAGES_SECONDS: Final = 5.0
 _CLOSE_SECONDS: Final = 5.0
 """A client that takes nothing does not take this either; then its connection is left to time out."""
-_MUCH: Final = 1024 * 1024
-"""Messages from this size on are taken apart in a thread: others must not wait for them."""
 
 SessionName = Annotated[
     str | None, Query(alias="session_id", max_length=200, description="Whose messages are kept while it is away.")
@@ -107,7 +105,7 @@ class _Relay:
             text = event.get("text")
             try:
                 payload: str | bytes = event["bytes"] if text is None else text
-                if len(payload) < _MUCH:
+                if len(payload) < MUCH:
                     message = unpack(self._protocol, payload)
                 else:
                     message = await asyncio.to_thread(unpack, self._protocol, payload)
@@ -136,7 +134,7 @@ class _Relay:
 
     async def _send(self, channel: str, message: RawMessage) -> None:
         try:
-            if message.size < _MUCH:
+            if message.size < MUCH:
                 payload = pack(self._protocol, channel, message, buffers=self._buffers)
             else:
                 payload = await asyncio.to_thread(pack, self._protocol, channel, message, buffers=self._buffers)
