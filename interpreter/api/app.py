@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
+from interpreter.accounting.usage import Rates, UsageReader
 from interpreter.api import (
     commands,
     executions,
@@ -24,14 +25,13 @@ from interpreter.api.jupyter import notebooks as jupyter_sessions
 from interpreter.api.limits import BodyLimitMiddleware
 from interpreter.api.metrics import Metrics, MetricsMiddleware
 from interpreter.api.service import Service
-from interpreter.sessions.clock import Clock, SystemClock
-from interpreter.sessions.database import open_database
-from interpreter.sessions.engine import Engine
+from interpreter.clock import Clock, SystemClock
+from interpreter.engine.engine import Engine
 from interpreter.sessions.ownership import own_home
 from interpreter.sessions.service import open_sessions
-from interpreter.sessions.store import Store
-from interpreter.sessions.usage import Rates, UsageReader
 from interpreter.settings import Settings
+from interpreter.store.database import open_database
+from interpreter.store.store import Store
 
 _ABOUT = """
 Every session is a microVM with an IPython kernel, restored from a snapshot in a fraction of a second.

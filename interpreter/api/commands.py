@@ -15,7 +15,7 @@ from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf
 from interpreter.sessions.commands import CommandRequest, RunningCommand
 from interpreter.sessions.live import LiveSession
-from interpreter.sessions.records import Variables
+from interpreter.store.records import Variables
 
 router = APIRouter(prefix="/v1/sessions/{session_id}/commands", tags=["commands"])
 

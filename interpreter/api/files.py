@@ -14,12 +14,12 @@ from starlette.datastructures import UploadFile
 from interpreter.api.caller import CallerOf
 from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf
+from interpreter.engine.session import Session
 from interpreter.errors import FileExists, FileNotFound, InvalidRequest
 from interpreter.kernel import tree
 from interpreter.kernel.archive import ArchiveFormat, open_archive
 from interpreter.kernel.files import PIECE
 from interpreter.kernel.paths import MAX_PATH, check_path
-from interpreter.sessions.session import Session
 
 router = APIRouter(prefix="/v1/sessions/{session_id}/files", tags=["files"])
 

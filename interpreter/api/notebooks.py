@@ -15,10 +15,10 @@ from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf
 from interpreter.errors import InvalidRequest
 from interpreter.kernel.paths import MAX_PATH
-from interpreter.sessions.notebook_format import parse_json
-from interpreter.sessions.notebooks import NotebookRequest, RunningNotebook, start_notebook
-from interpreter.sessions.records import NewSession, Timeout, Variables
+from interpreter.notebooks.format import parse_json
+from interpreter.notebooks.run import NotebookRequest, RunningNotebook, start_notebook
 from interpreter.settings import MAX_TIMEOUT
+from interpreter.store.records import NewSession, Timeout, Variables
 
 router = APIRouter(prefix="/v1/notebooks", tags=["notebooks"])
 

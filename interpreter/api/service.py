@@ -6,11 +6,11 @@ from typing import Annotated
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
 
-from interpreter.sessions.engine import Engine
+from interpreter.accounting.usage import UsageReader
+from interpreter.engine.engine import Engine
 from interpreter.sessions.service import Sessions
-from interpreter.sessions.store import Store
-from interpreter.sessions.usage import UsageReader
 from interpreter.settings import Settings
+from interpreter.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)

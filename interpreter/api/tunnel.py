@@ -11,9 +11,9 @@ from starlette.websockets import WebSocketDisconnect
 from interpreter.api.caller import CallerOf
 from interpreter.api.problems import problems, refusal_of
 from interpreter.api.service import ServiceOf
+from interpreter.engine.kernel import KernelChange
 from interpreter.errors import InterpreterError, NotFound
 from interpreter.kernel.splicing import open_splice, splice
-from interpreter.sessions.kernel import KernelChange
 from kernel_guest.frames import CHANNELS
 
 router = APIRouter(prefix="/v1/sessions/{session_id}/contexts/{context_id}", tags=["tunnels"])

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel
 
+from interpreter.accounting.usage import GroupBy, Usage, UsageGroup, UsagePoint
 from interpreter.api.caller import CallerOf
 from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf
 from interpreter.errors import InvalidRequest
-from interpreter.sessions.usage import GroupBy, Usage, UsageGroup, UsagePoint
 
 router = APIRouter(prefix="/v1", tags=["usage"])
 

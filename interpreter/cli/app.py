@@ -13,7 +13,7 @@ from interpreter.cli import session as session_command
 from interpreter.cli import template as template_command
 from interpreter.cli.source import read_cells
 from interpreter.cli.terminal import run_command
-from interpreter.sessions.engine import DEFAULT_TEMPLATE
+from interpreter.engine.engine import DEFAULT_TEMPLATE
 from interpreter.settings import load_settings
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

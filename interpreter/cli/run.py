@@ -14,9 +14,9 @@ from interpreter.cli.display import Display
 from interpreter.cli.source import Cell
 from interpreter.cli.terminal import EXIT_CODE_RAISED, err, print_json, step
 from interpreter.cli.transfer import local_file, transfer_bar
+from interpreter.engine.engine import Engine
+from interpreter.engine.session import Session
 from interpreter.errors import ConfigurationError, ExecutionTimeout
-from interpreter.sessions.engine import Engine
-from interpreter.sessions.session import Session
 from interpreter.settings import Settings
 
 

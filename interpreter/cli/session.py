@@ -30,7 +30,8 @@ from interpreter.cli.terminal import (
 )
 from interpreter.cli.transfer import local_file, plain, transfer_bar
 from interpreter.errors import ConfigurationError, ExecutionTimeout, InterpreterError, ServiceError
-from interpreter.kernel.outputs import OUTPUT_TYPES, Output
+from interpreter.events import OUTPUT_TYPES
+from interpreter.kernel.outputs import Output
 
 if TYPE_CHECKING:
     # Imported where it is used: it takes other commands time that they need not spend.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from interpreter.client.models import CommandResult, Event, ExecutionResult
-from interpreter.kernel.outputs import joined
+from interpreter.events import joined
 
 
 def execution_result(events: Sequence[Event], context_id: str) -> ExecutionResult:

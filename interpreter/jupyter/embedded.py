@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
+from interpreter.engine.engine import Engine
+from interpreter.engine.kernel import OnChange
+from interpreter.engine.session import Session
 from interpreter.jupyter.guests import Wanted
 from interpreter.kernel.splicing import ByteStream, open_splice
-from interpreter.sessions.engine import Engine
-from interpreter.sessions.kernel import OnChange
-from interpreter.sessions.session import Session
 
 
 class EmbeddedGuests:

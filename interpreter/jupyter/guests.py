@@ -4,8 +4,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from interpreter.engine.kernel import OnChange
 from interpreter.kernel.splicing import ByteStream
-from interpreter.sessions.kernel import OnChange
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,13 @@ from typing import Final
 
 from pydantic import Field, ValidationError
 
+from interpreter.engine.engine import DEFAULT_TEMPLATE
 from interpreter.errors import ConfigurationError, InterpreterError
 from interpreter.jupyter.endpoints import SIGNATURE_SCHEME, Endpoints
 from interpreter.jupyter.environment import guest_environment
 from interpreter.jupyter.guests import Wanted
 from interpreter.jupyter.relayed import MACHINE_GONE, RelayedKernel
 from interpreter.jupyter.shared import be_quiet, guests_of
-from interpreter.sessions.engine import DEFAULT_TEMPLATE
 
 EXIT_FAILED: Final = 3
 """The kernel could not be started; 2 is argparse's, for wrong arguments."""

@@ -11,13 +11,13 @@ from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from tornado.web import HTTPError
 from traitlets import Unicode
 
+from interpreter.engine.engine import DEFAULT_TEMPLATE
 from interpreter.errors import InterpreterError
 from interpreter.jupyter.endpoints import SIGNATURE_SCHEME
 from interpreter.jupyter.environment import guest_environment
 from interpreter.jupyter.guests import Wanted
 from interpreter.jupyter.relayed import RelayedKernel
 from interpreter.jupyter.shared import Shared, be_quiet, join_shared, leave_shared
-from interpreter.sessions.engine import DEFAULT_TEMPLATE
 
 _SHUTDOWN_SECONDS: Final = 10.0
 """Seconds, twice what a kernel that ends by itself may take: emulated processors are slow."""

@@ -6,12 +6,12 @@ from typing import Final
 
 import structlog
 
+from interpreter.engine.kernel import KernelChange
 from interpreter.errors import Busy, InterpreterError, ServiceUnreachable, Unauthorised
 from interpreter.jupyter.endpoints import Endpoints, Listeners
 from interpreter.jupyter.guests import GuestKernel, Guests, Wanted
 from interpreter.jupyter.holding import Held
 from interpreter.kernel.splicing import ByteStream, splice
-from interpreter.sessions.kernel import KernelChange
 
 log = structlog.get_logger(__name__)
 

@@ -15,11 +15,11 @@ from interpreter.client import AsyncClient, AsyncSession
 from interpreter.client.aio import TIMEOUT
 from interpreter.client.failures import error_from_answer
 from interpreter.client.transport import Call, Transport, session_path
+from interpreter.engine.kernel import KernelChange, OnChange
 from interpreter.errors import Conflict, GuestUnresponsive, InterpreterError, NotFound, ServiceUnreachable
 from interpreter.jupyter.guests import Wanted
 from interpreter.kernel.channels import MAIN
 from interpreter.kernel.splicing import ByteStream
-from interpreter.sessions.kernel import KernelChange, OnChange
 
 log = structlog.get_logger(__name__)
 

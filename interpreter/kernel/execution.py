@@ -6,9 +6,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from typing import Any, Final, Literal, Protocol
 
 from interpreter.errors import ExecutionTimeout, GuestMisbehaved, GuestRefused, GuestUnresponsive
+from interpreter.events import OUTPUT_TYPES
 from interpreter.kernel.connection import Inbox, KernelConnection
 from interpreter.kernel.message import Message
-from interpreter.kernel.outputs import OUTPUT_TYPES, Error, Output, Result, output_of
+from interpreter.kernel.outputs import Error, Output, Result, output_of
 
 OnInput = Callable[[str, bool], Awaitable[str]]
 """Answers the code's ``input()``: gets the prompt and whether the answer is a password."""

@@ -1,6 +1,5 @@
 """What an execution gives: outputs as they arrive, and the result at the end, each with Jupyter's mime bundle."""
 
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -71,9 +70,6 @@ Output = Annotated[
     Stream | DisplayData | UpdateDisplayData | ExecuteResult | Error | ClearOutput, Field(discriminator="type")
 ]
 _OUTPUT: TypeAdapter[Output] = TypeAdapter(Output)
-OUTPUT_TYPES = frozenset({"stream", "display_data", "update_display_data", "execute_result", "error", "clear_output"})
-_TOLD_TYPES = OUTPUT_TYPES | {"truncated"}
-"""What a service tells as output: also that some of it was left out."""
 
 
 def output_of(message: Message) -> Output:
@@ -129,27 +125,3 @@ class Result(BaseModel):
 
     def _stream(self, name: str) -> str:
         return "".join(output.text for output in self.outputs if isinstance(output, Stream) and output.name == name)
-
-
-def joined(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The outputs among a service's events, with pieces of one stream that follow each other put together."""
-    outputs: list[dict[str, Any]] = []
-    pieces: list[str] = []
-    for event in events:
-        if event["type"] not in _TOLD_TYPES:
-            continue
-        if event["type"] == "stream" and outputs and outputs[-1].get("name") == event["name"]:
-            pieces.append(event["text"])
-            continue
-        _flush(outputs, pieces)
-        outputs.append(dict(event))
-        if event["type"] == "stream":
-            pieces.append(event["text"])
-    _flush(outputs, pieces)
-    return outputs
-
-
-def _flush(outputs: list[dict[str, Any]], pieces: list[str]) -> None:
-    if pieces:
-        outputs[-1]["text"] = "".join(pieces)
-        pieces.clear()

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from interpreter.client import AsyncClient, AsyncSession
 from interpreter.errors import Conflict, InterpreterError, NotFound
-from interpreter.sessions.records import State
+from interpreter.store.records import State
 
 REPLACED: Final = (
     "[A new sandbox was started because the last one is over: earlier variables and files are gone. "

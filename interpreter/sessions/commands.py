@@ -6,11 +6,11 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from interpreter.clock import Clock
+from interpreter.engine.session import Session
 from interpreter.errors import Busy, InterpreterError, NotFound
 from interpreter.kernel.command import Command, start_command
-from interpreter.sessions.clock import Clock
 from interpreter.sessions.journal import Journal, forget_oldest
-from interpreter.sessions.session import Session
 from interpreter.settings import Settings
 
 _MAX_RUNNING: Final = 50

@@ -6,17 +6,17 @@ import uuid
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from interpreter.clock import Clock
+from interpreter.engine.kernel import Kernel
+from interpreter.engine.session import Session
 from interpreter.errors import Busy, Conflict, ExecutionTimeout, InterpreterError, KernelDied, NotFound
+from interpreter.events import joined
 from interpreter.kernel.channels import MAIN
 from interpreter.kernel.execution import Execution
-from interpreter.kernel.outputs import joined
-from interpreter.sessions.clock import Clock
 from interpreter.sessions.journal import Journal, forget_oldest
-from interpreter.sessions.kernel import Kernel
-from interpreter.sessions.records import ExecutionRecord
-from interpreter.sessions.session import Session
-from interpreter.sessions.store import Store
 from interpreter.settings import Settings
+from interpreter.store.records import ExecutionRecord
+from interpreter.store.store import Store
 
 _MAX_QUEUED: Final = 100
 """Executions that may wait in one session."""

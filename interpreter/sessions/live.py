@@ -5,17 +5,17 @@ import contextlib
 from collections.abc import Generator
 from typing import Final
 
+from interpreter.clock import Clock
+from interpreter.engine.session import Session
 from interpreter.errors import Conflict, HostError, InterpreterError
+from interpreter.gateway.clients import KernelClients
 from interpreter.sessions.admission import Ticket
-from interpreter.sessions.clients import KernelClients
-from interpreter.sessions.clock import Clock
 from interpreter.sessions.commands import Commands
 from interpreter.sessions.executions import Executions
 from interpreter.sessions.pool import HeldSession
-from interpreter.sessions.records import Front, Reason, SessionRecord, State
-from interpreter.sessions.session import Session
-from interpreter.sessions.store import Store
 from interpreter.settings import Settings
+from interpreter.store.records import Front, Reason, SessionRecord, State
+from interpreter.store.store import Store
 
 _WORDS_SECONDS: Final = 2.0
 _KILLED: Final = frozenset({"exit status 137", "exit status -9"})

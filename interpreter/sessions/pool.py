@@ -9,12 +9,11 @@ from typing import Final
 
 import structlog
 
+from interpreter.clock import Clock
+from interpreter.engine.engine import Engine
+from interpreter.engine.places import Place, Places
+from interpreter.engine.session import Session
 from interpreter.errors import InterpreterError
-from interpreter.sessions.clock import Clock
-from interpreter.sessions.engine import Engine
-from interpreter.sessions.places import Places
-from interpreter.sessions.restore import Place
-from interpreter.sessions.session import Session
 
 log = structlog.get_logger(__name__)
 

@@ -9,6 +9,11 @@ from typing import Final
 
 import structlog
 
+from interpreter.accounting.ledger import Ledger
+from interpreter.accounting.meter import Meter
+from interpreter.clock import Clock
+from interpreter.engine.engine import Engine
+from interpreter.engine.places import Place, Places
 from interpreter.errors import (
     Conflict,
     HostError,
@@ -20,17 +25,11 @@ from interpreter.errors import (
 )
 from interpreter.kernel.channels import MAIN
 from interpreter.sessions.admission import MIB, Admission, available_memory
-from interpreter.sessions.clock import Clock
-from interpreter.sessions.engine import Engine
-from interpreter.sessions.ledger import Ledger
 from interpreter.sessions.live import LiveSession
-from interpreter.sessions.meter import Meter
-from interpreter.sessions.places import Places
 from interpreter.sessions.pool import Ending, HeldSession, Pool, restore
-from interpreter.sessions.records import Front, NetworkMode, NewSession, Reason, SessionRecord, State, TimeoutMode
-from interpreter.sessions.restore import Place
-from interpreter.sessions.store import Page, Store
 from interpreter.settings import Settings
+from interpreter.store.records import Front, NetworkMode, NewSession, Reason, SessionRecord, State, TimeoutMode
+from interpreter.store.store import Page, Store
 from interpreter.vm.takeover import find_machines, kill_machine
 
 log = structlog.get_logger(__name__)

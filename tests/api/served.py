@@ -15,7 +15,7 @@ from interpreter import Settings
 from interpreter.api.app import create_app, open_service
 from interpreter.api.server import new_server
 from interpreter.api.service import Service
-from interpreter.sessions.clock import Clock
+from interpreter.clock import Clock
 
 SECONDS = 60.0
 

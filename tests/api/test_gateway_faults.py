@@ -7,7 +7,7 @@ import websockets
 from channels_client import channels, live_of
 from served import SECONDS, Api
 
-from interpreter.sessions.kernel import KernelChange
+from interpreter.engine.kernel import KernelChange
 
 ENDS_AT_ONCE = ".ipython/profile_default/startup/ends.py"
 

@@ -8,7 +8,7 @@ import pytest
 from channels_client import channels, new_kernel
 from served import Api
 
-from interpreter.sessions.records import Front
+from interpreter.store.records import Front
 
 UNKNOWN = "5f0c1f7e-1d4b-4b5f-9a0e-6f1b2c3d4e5f"
 

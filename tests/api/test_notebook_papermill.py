@@ -13,7 +13,7 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from served import Api
 
-from interpreter.kernel.outputs import joined
+from interpreter.events import joined
 
 URL = "/v1/notebooks/execute"
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from served import Api
 
-from interpreter.sessions.clock import SystemClock
+from interpreter.clock import SystemClock
 
 MB = 1_000_000
 

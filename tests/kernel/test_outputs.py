@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from interpreter import DisplayData, Error, ExecuteResult, Result, Stream
 from interpreter.errors import GuestMisbehaved
+from interpreter.events import OUTPUT_TYPES
 from interpreter.kernel.depth import MAX_DEPTH
 from interpreter.kernel.message import Codec
-from interpreter.kernel.outputs import OUTPUT_TYPES, output_of
+from interpreter.kernel.outputs import output_of
 
 codec = Codec(b"", "s")
 

@@ -12,13 +12,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from interpreter.engine.renewal import Renewal
 from interpreter.errors import InterpreterError
 from interpreter.kernel.channels import MAIN
 from interpreter.kernel.connection import KernelConnection, connect_kernel
 from interpreter.kernel.control import AgentControl, Event, serve_control
 from interpreter.kernel.execution import Execution, OnInput
 from interpreter.kernel.outputs import Result
-from interpreter.sessions.renewal import Renewal
 
 SECONDS = 60.0
 """Nothing here may take so long; a test that waits in vain fails by it."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interpreter.kernel.outputs import joined
+from interpreter.events import joined
 from interpreter.sessions.journal import Event, Journal, size_of
 
 outputs = st.lists(

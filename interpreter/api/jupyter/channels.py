@@ -13,9 +13,9 @@ from interpreter.api.jupyter.models import KernelId, kernel_of
 from interpreter.api.problems import refusal_of
 from interpreter.api.service import ServiceOf
 from interpreter.errors import GuestMisbehaved, InterpreterError, InvalidRequest, KernelDied, TooLarge
+from interpreter.gateway.clients import KernelClient, KernelClients
 from interpreter.kernel.message import MUCH, RawMessage
 from interpreter.kernel.websocket import V1, Subprotocol, pack, unpack
-from interpreter.sessions.clients import KernelClient, KernelClients
 
 router = APIRouter(tags=["jupyter"])
 log = structlog.get_logger(__name__)

@@ -18,7 +18,7 @@ from interpreter.api.problems import problems
 from interpreter.api.service import Service, ServiceOf
 from interpreter.errors import InterpreterError, InvalidRequest
 from interpreter.sessions.live import LiveSession
-from interpreter.sessions.records import Front, NewSession, TimeoutMode
+from interpreter.store.records import Front, NewSession, TimeoutMode
 from interpreter.templates.store import TemplateStore
 
 router = APIRouter(prefix="/api/kernels", tags=["jupyter"])

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from interpreter.api.caller import Caller
 from interpreter.api.service import Service
 from interpreter.errors import Conflict, NotFound
-from interpreter.sessions.clients import KernelState
+from interpreter.gateway.clients import KernelState
 from interpreter.sessions.live import LiveSession
-from interpreter.sessions.records import Notebook, State
+from interpreter.store.records import Notebook, State
 
 KernelId = Annotated[str, Path(max_length=100, examples=["5f0c1f7e-1d4b-4b5f-9a0e-6f1b2c3d4e5f"])]
 """A session's id in the form of a UUID, as Jupyter's clients want it."""

@@ -13,7 +13,7 @@ from interpreter.api.problems import problems
 from interpreter.api.service import Service, ServiceOf
 from interpreter.errors import InvalidRequest, NotFound
 from interpreter.sessions.live import LiveSession
-from interpreter.sessions.records import Front, Notebook
+from interpreter.store.records import Front, Notebook
 
 router = APIRouter(prefix="/api/sessions", tags=["jupyter"])
 

@@ -7,14 +7,14 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
+from interpreter.engine.places import Place
+from interpreter.engine.renewal import CLOCK_TOLERANCE_NS, Renewal
+from interpreter.engine.scratch import copy_scratch
 from interpreter.errors import GuestUnresponsive, InterpreterError, MachineDied
 from interpreter.kernel.connection import KernelConnection, connect_kernel
 from interpreter.kernel.control import AgentControl, Event, integer, serve_control
-from interpreter.sessions.renewal import CLOCK_TOLERANCE_NS, Renewal
-from interpreter.sessions.scratch import copy_scratch
 from interpreter.settings import Settings
 from interpreter.templates.loaded import LoadedTemplate
 from interpreter.vm.command import MachineFiles
@@ -62,14 +62,6 @@ class Listeners:
 
     on_event: Callable[[Event], None]
     on_end: Callable[[InterpreterError], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a machine that is to outlive the service can be found again: its name, and its folder for sockets."""
-
-    name: str
-    folder: Path
 
 
 @asynccontextmanager

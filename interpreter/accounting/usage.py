@@ -7,7 +7,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from interpreter.sessions.database import Database
+from interpreter.store.database import Database
 
 _SUMS: Final = (
     "sum(usage.seconds) AS seconds, sum(usage.cpu_ns) AS cpu_ns, max(usage.memory_bytes) AS peak,"

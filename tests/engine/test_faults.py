@@ -25,8 +25,8 @@ from interpreter import (
     Settings,
     SnapshotDamaged,
 )
-from interpreter.sessions.renewal import Renewal
-from interpreter.sessions.restore import Listeners, restore_guest
+from interpreter.engine.renewal import Renewal
+from interpreter.engine.restore import Listeners, restore_guest
 from interpreter.templates.store import TemplateStore
 
 TEMPLATE = "base"

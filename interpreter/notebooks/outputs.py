@@ -5,7 +5,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from interpreter.kernel.outputs import OUTPUT_TYPES, MimeBundle
+from interpreter.events import OUTPUT_TYPES
+from interpreter.kernel.outputs import MimeBundle
 from interpreter.sessions.journal import Event, short_error, size_of
 
 _JSON_TYPE: Final = re.compile(r"application/(.*\+)?json")

@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 
 from interpreter.errors import InvalidRequest
 from interpreter.kernel.depth import MAX_DEPTH, is_too_deep
-from interpreter.sessions.notebook_format import MAX_SOURCE, Notebook, new_cell, tags_of
+from interpreter.notebooks.format import MAX_SOURCE, Notebook, new_cell, tags_of
 
 INJECTED: Final = "injected-parameters"
 _DECLARED: Final = "parameters"

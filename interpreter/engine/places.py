@@ -4,13 +4,21 @@ import shutil
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from interpreter.errors import HostError
-from interpreter.sessions.restore import Place
 
 _PREFIX: Final = "interpreter-"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a machine that is to outlive the service can be found again: its name, and its folder for sockets."""
+
+    name: str
+    folder: Path
 
 
 class Places:

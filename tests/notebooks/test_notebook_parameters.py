@@ -13,8 +13,8 @@ from papermill.parameterize import parameterize_notebook
 from papermill.translators import PythonTranslator
 
 from interpreter.errors import InvalidRequest
-from interpreter.sessions.notebook_format import read_notebook
-from interpreter.sessions.notebook_parameters import inject_parameters, literal, source_of
+from interpreter.notebooks.format import read_notebook
+from interpreter.notebooks.parameters import inject_parameters, literal, source_of
 
 # What JSON can hold, as Python parses it. No half surrogates: a request with one is refused.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))

@@ -10,11 +10,12 @@ from typing import Self
 
 import structlog
 
+from interpreter.engine.places import Place
+from interpreter.engine.renewal import Renewal
+from interpreter.engine.restore import Listeners, RestoredGuest, restore_guest, take_over_guest
+from interpreter.engine.session import Session
 from interpreter.errors import InterpreterError, KernelDied
 from interpreter.kernel.control import Event
-from interpreter.sessions.renewal import Renewal
-from interpreter.sessions.restore import Listeners, Place, RestoredGuest, restore_guest, take_over_guest
-from interpreter.sessions.session import Session
 from interpreter.settings import Settings, load_settings
 from interpreter.templates.loaded import LoadedTemplate, load_template
 from interpreter.templates.rootfs import Progress

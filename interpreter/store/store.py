@@ -5,8 +5,8 @@ import sqlite3
 from dataclasses import dataclass
 
 from interpreter.errors import InvalidRequest
-from interpreter.sessions.database import Database
-from interpreter.sessions.records import ExecutionRecord, SessionRecord, State
+from interpreter.store.database import Database
+from interpreter.store.records import ExecutionRecord, SessionRecord, State
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
+from interpreter.clock import Clock, SystemClock
 from interpreter.errors import InterpreterError, InvalidRequest, TooLarge
 from interpreter.kernel.channels import MAIN
 from interpreter.kernel.paths import check_path
-from interpreter.sessions.clock import Clock, SystemClock
-from interpreter.sessions.executions import ExecutionRequest, RunningExecution
-from interpreter.sessions.journal import Journal
-from interpreter.sessions.live import LiveSession
-from interpreter.sessions.notebook_format import (
+from interpreter.notebooks.format import (
     Notebook,
     as_file,
     as_members,
@@ -28,10 +25,13 @@ from interpreter.sessions.notebook_format import (
     read_notebook,
     tags_of,
 )
-from interpreter.sessions.notebook_outputs import NotebookOutputs
-from interpreter.sessions.notebook_parameters import inject_parameters
-from interpreter.sessions.records import NewSession
+from interpreter.notebooks.outputs import NotebookOutputs
+from interpreter.notebooks.parameters import inject_parameters
+from interpreter.sessions.executions import ExecutionRequest, RunningExecution
+from interpreter.sessions.journal import Journal
+from interpreter.sessions.live import LiveSession
 from interpreter.sessions.service import Sessions
+from interpreter.store.records import NewSession
 
 Status = Literal["ok", "error", "timeout", "kernel_died", "failed"]
 _SKIP: Final = "skip-execution"

@@ -14,15 +14,15 @@ from typing import Any, Final, Literal
 
 import structlog
 
+from interpreter.clock import Clock
+from interpreter.engine.kernel import RESTART_TIMEOUT, Kernel, KernelChange
 from interpreter.errors import Busy, Conflict, GuestMisbehaved, GuestUnresponsive, InterpreterError
+from interpreter.gateway.outbox import Item, Outbox
 from interpreter.kernel.channels import KernelChannels, open_channels
 from interpreter.kernel.connection import verified
 from interpreter.kernel.framing import Connect
 from interpreter.kernel.message import Codec, RawMessage
 from interpreter.kernel.websocket import ClientMessage
-from interpreter.sessions.clock import Clock
-from interpreter.sessions.kernel import RESTART_TIMEOUT, Kernel, KernelChange
-from interpreter.sessions.outbox import Item, Outbox
 
 log = structlog.get_logger(__name__)
 

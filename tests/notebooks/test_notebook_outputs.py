@@ -7,8 +7,8 @@ import nbformat
 from hypothesis import given
 from nbclient import NotebookClient
 
+from interpreter.notebooks.outputs import NotebookOutputs
 from interpreter.sessions.journal import size_of
-from interpreter.sessions.notebook_outputs import NotebookOutputs
 
 TEXTS = st.text(max_size=5)
 JSON = st.recursive(

@@ -8,15 +8,15 @@ from collections.abc import AsyncGenerator, AsyncIterable, Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from interpreter.engine.kernel import CALL_TIMEOUT, RESTART_TIMEOUT, Kernel
+from interpreter.engine.renewal import Renewal
+from interpreter.engine.restore import RestoredGuest
 from interpreter.errors import InterpreterError, KernelDied, TransferError
 from interpreter.kernel.channels import MAIN
 from interpreter.kernel.connection import connect_kernel
 from interpreter.kernel.control import Event
 from interpreter.kernel.execution import Execution, OnInput
 from interpreter.kernel.files import PIECE, GuestFile, get_file, put_file
-from interpreter.sessions.kernel import CALL_TIMEOUT, RESTART_TIMEOUT, Kernel
-from interpreter.sessions.renewal import Renewal
-from interpreter.sessions.restore import RestoredGuest
 
 
 class Session:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from interpreter.errors import InvalidRequest
-from interpreter.sessions.notebook_format import (
+from interpreter.notebooks.format import (
     MAX_CELLS,
     as_file,
     as_json,

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from interpreter.errors import KernelDied
+from interpreter.gateway.outbox import Outbox
 from interpreter.kernel.message import Codec, RawMessage
-from interpreter.sessions.outbox import Outbox
 
 CODEC = Codec(b"key", "session")
 LIMIT = 100_000
@@ -98,7 +98,7 @@ async def test_one_who_leaves_lets_those_go_on_who_wait_for_room() -> None:
 
 
 async def test_one_who_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interpreter.sessions.outbox._STALLED_SECONDS", 0.01)
+    monkeypatch.setattr("interpreter.gateway.outbox._STALLED_SECONDS", 0.01)
     stalled: list[str] = []
     box = outbox(stalled)
     await box.set_present(True)

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from interpreter.accounting.ledger import MINIMUM_BYTES, Ledger
+from interpreter.accounting.meter import Meter, Reading
+from interpreter.accounting.usage import GroupBy, Rates, UsageReader
 from interpreter.errors import HostError
-from interpreter.sessions.database import Database, open_database
-from interpreter.sessions.ledger import MINIMUM_BYTES, Ledger
-from interpreter.sessions.meter import Meter, Reading
-from interpreter.sessions.records import SessionRecord, State
-from interpreter.sessions.store import Page, Store
-from interpreter.sessions.usage import GroupBy, Rates, UsageReader
+from interpreter.store.database import Database, open_database
+from interpreter.store.records import SessionRecord, State
+from interpreter.store.store import Page, Store
 
 
 class Counter(Meter):

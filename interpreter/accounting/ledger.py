@@ -13,10 +13,10 @@ from typing import Final
 
 import structlog
 
+from interpreter.accounting.meter import Meter, Reading
+from interpreter.clock import Clock
 from interpreter.errors import InterpreterError
-from interpreter.sessions.clock import Clock
-from interpreter.sessions.database import Database
-from interpreter.sessions.meter import Meter, Reading
+from interpreter.store.database import Database
 
 log = structlog.get_logger(__name__)
 

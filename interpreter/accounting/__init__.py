@@ -1,0 +1,1 @@
+"""What each session used, every second."""

@@ -1,0 +1,1 @@
+"""A restored guest and what can be done with it: its kernels, its files. The library's own product."""

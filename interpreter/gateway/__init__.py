@@ -1,0 +1,1 @@
+"""Jupyter's clients of a session's kernel."""
