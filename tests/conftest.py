@@ -5,6 +5,7 @@ a folder that is kept between runs in the user's cache; a template is built unle
 """
 
 import os
+import signal
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -19,6 +20,9 @@ DATA_TEMPLATE = "python-data"
 # How long an example takes tells more of what else the machine does than of the code.
 hypothesis_settings.register_profile("no-deadline", deadline=None)
 hypothesis_settings.load_profile("no-deadline")
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
