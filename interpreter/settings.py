@@ -1,17 +1,21 @@
 """Every setting, read once from ``INTERPRETER_*`` in the environment."""
 
 import os
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from interpreter.errors import ConfigurationError
 
 MAX_TIMEOUT: Final = 28_800
 """Seconds that a session lives at most: eight hours."""
+_KEY: Final = re.compile(r"[\x21-\x7e]{16,}")
+"""No shorter: a key that can be guessed is none. No others: a header must be able to carry it as it is."""
 
 
 class Accelerator(StrEnum):
@@ -37,7 +41,7 @@ def _default_home() -> Path:
 class Settings(BaseSettings):
     """The service's settings. Environment names are the fields' names with ``INTERPRETER_`` before them."""
 
-    model_config = SettingsConfigDict(env_prefix="INTERPRETER_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="INTERPRETER_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
     home: Path = Field(default_factory=_default_home, description="Folder of all state.")
     template_path: str = Field(
@@ -72,7 +76,9 @@ class Settings(BaseSettings):
         default="127.0.0.1", description="Address that the service listens on; loopback only without a key."
     )
     port: int = Field(default=8888, ge=0, le=65535, description="Port that the service listens on; 0 takes a free one.")
-    api_key: SecretStr | None = Field(default=None, description="Guards every route of the service when set.")
+    api_key: SecretStr | None = Field(
+        default=None, description="Guards every route of the service when set; 16 characters or more."
+    )
     default_template: str = Field(default="python-data", description="Template of a session that names none.")
     default_timeout: int = Field(
         default=900, ge=1, le=MAX_TIMEOUT, description="Seconds that a session lives when it names no timeout."
@@ -130,6 +136,21 @@ class Settings(BaseSettings):
     cpu_hour_rate: float = Field(default=0.0895, ge=0, description="Price of one vCPU hour, in your currency.")
     gb_hour_rate: float = Field(default=0.00945, ge=0, description="Price of one GB of memory for an hour.")
 
+    @field_validator("api_key")
+    @classmethod
+    def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
+        # Set but empty is a mistake (a variable that was not filled in), not the wish for a service without a key.
+        if value is not None and not _KEY.fullmatch(value.get_secret_value()):
+            raise PydanticCustomError(
+                "key", "a key has 16 or more printable ASCII characters and no spaces; unset it to have none"
+            )
+        return value
+
+    @property
+    def key(self) -> str | None:
+        """The key that guards the service; None when there is none. Never empty."""
+        return None if self.api_key is None else self.api_key.get_secret_value()
+
     @property
     def database(self) -> Path:
         """The service's SQLite file."""
@@ -158,6 +179,6 @@ def load_settings() -> Settings:
     except ValidationError as error:
         faults = "; ".join(
             f"INTERPRETER_{'_'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}"
-            for fault in error.errors()
+            for fault in error.errors(include_input=False)
         )
         raise ConfigurationError(f"a setting cannot be used: {faults}") from None

@@ -11,11 +11,11 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from interpreter.api.problems import answer, is_jupyters
+from interpreter.loopback import is_loopback
 from interpreter.settings import Settings
 
 DEFAULT_TENANT: Final = "default"
 _SCHEMES: Final = frozenset({"bearer", "token"})
-_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,13 @@ class CallerMiddleware:
 
     With a key set, the key says so, as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``; Jupyter's clients may also
     say ``Authorization: token KEY`` or ``?token=KEY``, the latter on their own routes only. Without one everybody on
-    this machine may call; then what a web page makes a browser send is kept out: a host name that is not this
-    machine's (DNS rebinding), an origin that is not the service's own.
+    this machine may call, and nobody else, whatever they write in their headers. What a web page makes a browser send
+    is kept out then: a host name that is not this machine's (DNS rebinding), an origin that is not the service's own.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._key = settings.api_key.get_secret_value() if settings.api_key else None
-        self._hosts = _LOOPBACK | {settings.host}
+        self._key = settings.key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, or refuse."""
@@ -54,7 +53,7 @@ class CallerMiddleware:
                 )
                 await refusal(scope, receive, send)
                 return
-        elif not self._is_local(headers):
+        elif not (_is_from_here(scope) and _means_here(headers)):
             message = "without a key only this machine's own programs may call, not web pages"
             refusal = answer(403, "forbidden", message, hint="Set INTERPRETER_API_KEY")
             await refusal(scope, receive, send)
@@ -63,13 +62,20 @@ class CallerMiddleware:
         state["caller"] = Caller(DEFAULT_TENANT)
         await self._app(scope, receive, send)
 
-    def _is_local(self, headers: Headers) -> bool:
-        host = headers.get("host", "")
-        if _name(host) not in self._hosts:
-            return False
-        origin = headers.get("origin")
-        # No page's origin has a user's name, a path or a query.
-        return origin is None or origin.partition("://")[2] == host
+
+def _is_from_here(scope: Scope) -> bool:
+    # The address of the connection itself. Who has none is not known to be of this machine.
+    client = scope.get("client")
+    return client is not None and is_loopback(client[0])
+
+
+def _means_here(headers: Headers) -> bool:
+    host = headers.get("host", "")
+    if not is_loopback(_name(host)):
+        return False
+    origin = headers.get("origin")
+    # No page's origin has a user's name, a path or a query.
+    return origin is None or origin.partition("://")[2] == host
 
 
 def _given_key(scope: Scope, headers: Headers) -> str:

@@ -83,5 +83,7 @@ def new_server(app: FastAPI, settings: Settings) -> uvicorn.Server:
         # Streams of events would hold the service up for as long as their clients like.
         timeout_graceful_shutdown=_CLOSE_SECONDS,
         server_header=False,
+        # Who calls is who is connected: nobody else's word is taken for it.
+        proxy_headers=False,
     )
     return _Server(config)

@@ -18,10 +18,9 @@ async def serve(settings: Settings) -> None:
     """
     # Standard output is the protocol's alone; the libraries' word on every request would drown real warnings.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    key = settings.api_key.get_secret_value() if settings.api_key else None
     if url := os.environ.get("INTERPRETER_URL"):
-        await serve_stdio(lambda: AsyncClient(url, key))
+        await serve_stdio(lambda: AsyncClient(url, settings.key))
         return
     async with open_service(settings) as service:
         transport = httpx.ASGITransport(app=create_app(service), raise_app_exceptions=False)
-        await serve_stdio(lambda: AsyncClient(IN_PROCESS_URL, key, transport=transport))
+        await serve_stdio(lambda: AsyncClient(IN_PROCESS_URL, settings.key, transport=transport))

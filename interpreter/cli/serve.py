@@ -13,16 +13,16 @@ from interpreter.api.app import create_app, open_service
 from interpreter.api.server import new_server
 from interpreter.cli.terminal import err
 from interpreter.errors import ConfigurationError
+from interpreter.loopback import is_loopback
 from interpreter.mcp.server import mount_mcp
 from interpreter.settings import Settings
 
-_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _BACKLOG = 2048
 
 
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; then drain. Raises ConfigurationError, HostError, and what opening raises."""
-    if settings.api_key is None and settings.host not in _LOOPBACK:
+    if settings.key is None and not is_loopback(settings.host):
         raise ConfigurationError(
             f"without a key the service listens on this machine only, not on {settings.host}",
             hint="Set INTERPRETER_API_KEY",
@@ -55,7 +55,7 @@ def _announce(settings: Settings, listener: socket.socket) -> None:
     address, port = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
     err.print(f"interpreter serves on [bold]http://{escape(shown)}:{port}[/] (documentation: /docs, MCP: /mcp)")
-    if settings.api_key is None:
+    if settings.key is None:
         err.print(
             "[yellow]warning:[/] INTERPRETER_API_KEY is not set: every program of this machine may use the service, "
             "and no other machine can reach it"

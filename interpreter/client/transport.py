@@ -21,12 +21,12 @@ from interpreter.client.failures import error_from_answer
 from interpreter.client.models import Event
 from interpreter.client.stream import EventParser
 from interpreter.errors import ConfigurationError, InvalidRequest, ServiceError, ServiceUnreachable
+from interpreter.loopback import is_loopback
 
 DEFAULT_URL: Final = "http://127.0.0.1:8888"
 MAX_TRIES: Final = 3
 LONG_SECONDS: Final = 300.0
 """What the service may take for what goes through many files, or needs a snapshot made anew."""
-_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _FIRST_PAUSE: Final = 0.25
 """Seconds, about, before the second try when the service does not say how long; twice that before the third."""
 _QUIET_SECONDS: Final = 60.0
@@ -143,7 +143,7 @@ class Transport:
     @property
     def is_local(self) -> bool:
         """Whether the service is on this machine."""
-        return self.url.host in _LOOPBACK
+        return is_loopback(self.url.host)
 
     async def close(self) -> None:
         """Close all connections."""

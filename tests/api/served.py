@@ -65,7 +65,7 @@ async def serve(settings: Settings, clock: Clock | None = None) -> AsyncGenerato
             port = listener.getsockname()[1]
             serving = asyncio.create_task(server.serve([listener]))
             url = f"http://127.0.0.1:{port}"
-            headers = {"Authorization": f"Bearer {settings.api_key.get_secret_value()}"} if settings.api_key else {}
+            headers = {"Authorization": f"Bearer {settings.key}"} if settings.key else {}
             try:
                 async with httpx.AsyncClient(base_url=url, timeout=SECONDS, headers=headers) as client:
                     yield Api(service, client, port)

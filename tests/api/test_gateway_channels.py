@@ -14,6 +14,7 @@ from served import SECONDS, Api, own_home, serve
 
 from interpreter import Engine, Settings
 
+KEY = "a-key-of-the-tests"
 both = pytest.mark.parametrize("v1", [False, True], ids=["json", "v1"])
 
 
@@ -288,14 +289,14 @@ async def test_a_message_that_is_too_big_closes_with_1009_and_the_kernel_lives_o
 async def test_a_key_is_wanted_by_header_or_query(engine: Engine, settings: Settings, tmp_path: Path) -> None:
     home = own_home(settings, tmp_path / "home")
     async with serve(
-        Settings(home=home, default_template="base", memory_reserve_mb=256, api_key=SecretStr("secret"))
+        Settings(home=home, default_template="base", memory_reserve_mb=256, api_key=SecretStr(KEY))
     ) as api:
         kernel = await new_kernel(api)
         url = f"ws://127.0.0.1:{api.port}/api/kernels/{kernel}/channels"
-        for given in ({"Authorization": "token secret"}, {"Authorization": "Bearer secret"}, {"X-API-Key": "secret"}):
+        for given in ({"Authorization": f"token {KEY}"}, {"Authorization": f"Bearer {KEY}"}, {"X-API-Key": KEY}):
             async with websockets.connect(url, additional_headers=given, proxy=None) as socket:
                 assert await Channels(socket, "x").printed("print(1)") == "1\n"
-        async with websockets.connect(f"{url}?token=secret", proxy=None) as socket:
+        async with websockets.connect(f"{url}?token={KEY}", proxy=None) as socket:
             assert await Channels(socket, "x").printed("print(2)") == "2\n"
         # Jupyter Server's gateway client without a token says "token ": nothing is no key.
         for wrong in ({}, {"Authorization": "token "}, {"Authorization": "token wrong"}, {"Authorization": "Basic x"}):
@@ -305,10 +306,10 @@ async def test_a_key_is_wanted_by_header_or_query(engine: Engine, settings: Sett
             assert refused.value.response.status_code == 401
         # In a query it would be in the log of every proxy: only Jupyter's own routes take it there.
         async with asyncio.timeout(SECONDS):
-            answer = await api.client.get("/v1/sessions", params={"token": "secret"}, headers={"Authorization": ""})
+            answer = await api.client.get("/v1/sessions", params={"token": KEY}, headers={"Authorization": ""})
         assert answer.status_code == 401
         for path in ("/api/kernels", "/api"):
-            answer = await api.client.get(path, params={"token": "secret"}, headers={"Authorization": ""})
+            answer = await api.client.get(path, params={"token": KEY}, headers={"Authorization": ""})
             assert answer.status_code == 200
 
 

@@ -21,6 +21,7 @@ from started_kernel import PROVISIONED
 from interpreter import Settings
 
 NAME = "of-a-service"
+KEY = "a-key-of-the-tests"
 
 
 class Place:
@@ -45,7 +46,7 @@ class Place:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env={**os.environ, "INTERPRETER_HOME": str(self.home), "INTERPRETER_API_KEY": "the key"},
+            env={**os.environ, "INTERPRETER_HOME": str(self.home), "INTERPRETER_API_KEY": KEY},
         )
         assert process.stderr is not None
         try:
@@ -81,7 +82,7 @@ async def test_no_service_and_a_wrong_key_are_told(place: Place, monkeypatch: py
     with pytest.raises(RuntimeError, match="no service answers at"):
         await AsyncIOLoopKernelManager(kernel_name=NAME).start_kernel()
     async with place.served():
-        for key in (None, "another key"):
+        for key in (None, "another-key-of-the-test"):
             with monkeypatch.context() as patch:
                 patch.delenv("INTERPRETER_API_KEY", raising=False)
                 if key:
@@ -93,7 +94,7 @@ async def test_no_service_and_a_wrong_key_are_told(place: Place, monkeypatch: py
 async def test_a_kernel_outlives_its_service_and_is_connected_again(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("INTERPRETER_API_KEY", "the key")
+    monkeypatch.setenv("INTERPRETER_API_KEY", KEY)
     async with place.served() as process:
         manager, client = await started()
         before = manager.get_connection_info()
@@ -111,7 +112,7 @@ async def test_a_kernel_outlives_its_service_and_is_connected_again(
 async def test_a_kernel_whose_service_is_stopped_for_good_can_be_shut_down(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("INTERPRETER_API_KEY", "the key")
+    monkeypatch.setenv("INTERPRETER_API_KEY", KEY)
     async with place.served():
         manager, client = await started()
         assert await run(client, "1 + 1") == "2"
