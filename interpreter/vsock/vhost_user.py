@@ -190,7 +190,11 @@ class VhostUserBackend:
 
     def receive(self, data: bytes, descriptors: list[int]) -> list[Event]:
         """Take at most ``wanted`` bytes and the descriptors that came with them; events in the order to act on."""
+        begun = self._head is not None or bool(self._data)
         self._descriptors += descriptors
+        # They come with a message's first byte (QEMU sends each in one piece); more later could take all there are.
+        if len(self._descriptors) > MAX_REGIONS or (descriptors and begun):
+            raise VsockError(f"{len(descriptors)} descriptors {'inside' if begun else 'with'} a vhost-user message")
         self._data += data
         self.wanted -= len(data)
         if self.wanted < 0:

@@ -180,6 +180,26 @@ LIES = {
 }
 
 
+@pytest.mark.parametrize("cut", [1, 12, 13])
+def test_descriptors_come_with_a_messages_first_byte_or_are_refused_and_given_up(cut: int) -> None:
+    backend = new_backend()
+    begun, rest = MEMORY[:cut], MEMORY[cut:]
+    give(backend, begun, (30,))
+    with pytest.raises(VsockError, match="descriptors inside"):
+        give(backend, rest, (31,))
+    backend.close()
+    assert backend.garbage == [30, 31]
+
+
+def test_a_message_has_at_most_as_many_descriptors_as_there_can_be_regions() -> None:
+    give(new_backend(), MEMORY, tuple(range(8)))
+    backend = new_backend()
+    with pytest.raises(VsockError, match="9 descriptors"):
+        give(backend, MEMORY, tuple(range(9)))
+    backend.close()
+    assert backend.garbage == list(range(9))
+
+
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
 def test_a_broken_message_is_an_error(lie: bytes) -> None:
     with pytest.raises(VsockError):
