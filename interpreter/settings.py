@@ -133,6 +133,19 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(
         default=10.0, ge=0, description="Seconds that running cells are given when the service is stopped."
     )
+    keep_sessions_days: int = Field(
+        default=90, ge=0, description="Days that a session stays in the list after its end; 0: for ever."
+    )
+    keep_results_days: int = Field(
+        default=30, ge=0, description="Days that the result of a detached execution is kept; 0: for ever."
+    )
+    keep_usage_days: int = Field(
+        default=400, ge=0, description="Days that what a session used is kept after its end; 0: for ever."
+    )
+    session_results: int = Field(default=1000, ge=1, description="Detached executions that are kept of one session.")
+    session_results_mb: int = Field(
+        default=100, ge=1, description="Results of detached executions that are kept of one session, in MB."
+    )
     cpu_hour_rate: float = Field(default=0.0895, ge=0, description="Price of one vCPU hour, in your currency.")
     gb_hour_rate: float = Field(default=0.00945, ge=0, description="Price of one GB of memory for an hour.")
 

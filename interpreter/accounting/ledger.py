@@ -66,7 +66,7 @@ class Ledger:
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute(
-                "UPDATE sessions SET cpu_ns = ?, sampled_at = ? WHERE id = ?",
+                "INSERT OR REPLACE INTO accounts SELECT id, tenant, template, ?, ? FROM sessions WHERE id = ?",
                 (account.cpu_ns, account.second, session_id),
             )
 
@@ -76,12 +76,16 @@ class Ledger:
     async def resume_account(self, session_id: str, meter: Meter) -> None:
         """Go on with a session of an earlier service, from where that one stopped counting."""
 
-        def read(connection: sqlite3.Connection) -> tuple[int, int | None]:
-            row = connection.execute("SELECT cpu_ns, sampled_at FROM sessions WHERE id = ?", (session_id,)).fetchone()
-            return row["cpu_ns"], row["sampled_at"]
+        def read(connection: sqlite3.Connection) -> sqlite3.Row | None:
+            values = (session_id,)
+            return connection.execute("SELECT cpu_ns, sampled_at FROM accounts WHERE session_id = ?", values).fetchone()
 
-        cpu_ns, second = await self._database.run(read)
-        self._accounts[session_id] = _Account(meter, cpu_ns, second if second is not None else int(self._clock.now()))
+        row = await self._database.read(read)
+        if row is None:
+            # The service was killed in the moment between the session's start and its account's.
+            await self.open_account(session_id, meter)
+        else:
+            self._accounts[session_id] = _Account(meter, row["cpu_ns"], row["sampled_at"])
 
     async def close_account(self, session_id: str) -> None:
         """Count to the end and put the rows together. The machine must still be there for its last use to count."""
@@ -162,6 +166,6 @@ def _write(connection: sqlite3.Connection, rows: list[Row]) -> None:
     )
     # With the rows in one transaction: whoever goes on from here has written all that came before.
     connection.executemany(
-        "UPDATE sessions SET cpu_ns = cpu_ns + ?, sampled_at = ? WHERE id = ?",
+        "UPDATE accounts SET cpu_ns = cpu_ns + ?, sampled_at = ? WHERE session_id = ?",
         [(row.cpu_ns, row.second, row.session_id) for row in rows],
     )

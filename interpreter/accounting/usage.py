@@ -79,7 +79,7 @@ class UsageReader:
             ).fetchone()
             return Usage.model_validate(self._figures(row))
 
-        return await self._database.run(read)
+        return await self._database.read(read)
 
     async def series(self, session_id: str, start: int, end: int) -> list[UsagePoint]:
         """What a session used from second ``start`` to before second ``end``; at most 30,000 rows."""
@@ -99,21 +99,23 @@ class UsageReader:
                 for row in rows
             ]
 
-        return await self._database.run(read)
+        return await self._database.read(read)
 
     async def groups(self, start: float, end: float, group_by: GroupBy, tenant: str | None) -> list[UsageGroup]:
         """Sums over all sessions (of one tenant) from ``start`` to before ``end``, seconds since 1970."""
         column = {
-            GroupBy.TENANT: "sessions.tenant",
-            GroupBy.TEMPLATE: "sessions.template",
+            GroupBy.TENANT: "accounts.tenant",
+            GroupBy.TEMPLATE: "accounts.template",
             GroupBy.DAY: "date(second, 'unixepoch')",
         }[group_by]
 
         def read(connection: sqlite3.Connection) -> list[UsageGroup]:
             rows = connection.execute(
                 f"SELECT {column} AS label, count(DISTINCT session_id) AS sessions, {_SUMS}"  # noqa: S608  (constants)
-                " FROM usage JOIN sessions ON sessions.id = session_id WHERE second >= :start AND second < :end"
-                " AND (:tenant IS NULL OR sessions.tenant = :tenant) GROUP BY label ORDER BY label",
+                # What was last read before the time has no row in it.
+                " FROM accounts JOIN usage USING (session_id) WHERE sampled_at >= :start - 60"
+                " AND second >= :start AND second < :end"
+                " AND (:tenant IS NULL OR accounts.tenant = :tenant) GROUP BY label ORDER BY label",
                 {"start": start, "end": end, "tenant": tenant},
             )
             return [
@@ -121,7 +123,7 @@ class UsageReader:
                 for row in rows
             ]
 
-        return await self._database.run(read)
+        return await self._database.read(read)
 
     def _figures(self, row: sqlite3.Row) -> dict[str, object]:
         seconds = row["seconds"] or 0

@@ -31,7 +31,7 @@ from interpreter.sessions.ownership import own_home
 from interpreter.sessions.service import open_sessions
 from interpreter.settings import Settings
 from interpreter.store.database import open_database
-from interpreter.store.store import Store
+from interpreter.store.store import ResultLimits, Store
 
 _ABOUT = """
 Every session is a microVM with an IPython kernel, restored from a snapshot in a fraction of a second.
@@ -47,7 +47,8 @@ async def open_service(settings: Settings, clock: Clock | None = None) -> AsyncG
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
         stack.enter_context(own_home(settings.home))
-        store = Store(await stack.enter_async_context(open_database(settings.database)))
+        limits = ResultLimits(settings.session_results, settings.session_results_mb * 1_000_000)
+        store = Store(await stack.enter_async_context(open_database(settings.database)), limits)
         engine = await stack.enter_async_context(Engine(settings))
         opened = await stack.enter_async_context(open_sessions(settings, engine, store, clock))
         rates = Rates(settings.cpu_hour_rate, settings.gb_hour_rate)

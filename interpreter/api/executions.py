@@ -17,6 +17,8 @@ from interpreter.errors import NotFound
 from interpreter.kernel.channels import MAIN
 from interpreter.sessions.executions import ExecutionRequest, RunningExecution
 from interpreter.sessions.live import LiveSession
+from interpreter.store.paging import Page
+from interpreter.store.records import ExecutionRecord
 
 router = APIRouter(prefix="/v1/sessions/{session_id}", tags=["executions"])
 
@@ -84,9 +86,10 @@ class ExecutionView(BaseModel):
 
 
 class ExecutionList(BaseModel):
-    """Executions, without their results."""
+    """A page of executions, newest first, without their results. ``next`` is the cursor of the page after this one."""
 
     executions: list[ExecutionView]
+    next: str | None = None
 
 
 class InputBody(BaseModel):
@@ -160,36 +163,35 @@ async def execute(
 
 
 @router.get("/executions", summary="List executions", responses=problems(404))
-async def list_executions(caller: CallerOf, service: ServiceOf, session_id: str) -> ExecutionList:
+async def list_executions(
+    caller: CallerOf,
+    service: ServiceOf,
+    session_id: str,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str | None, Query(max_length=200, description="`next` of the page before.")] = None,
+) -> ExecutionList:
     """Those that wait or run, and the detached ones, newest first, without their results."""
     await service.sessions.find(caller.tenant, session_id)
-    found = {record.id: record for record in await service.store.list_executions(session_id)}
-    if live := service.sessions.live_session(session_id):
-        found |= {execution.id: execution.record() for execution in live.executions.all()}
-    newest = sorted(found.values(), key=lambda record: record.created_at, reverse=True)
-    return ExecutionList(
-        executions=[
-            ExecutionView(
-                execution_id=record.id,
-                context_id=record.context,
-                state=record.state,
-                created_at=record.created_at,
-                ended_at=record.ended_at,
-            )
-            for record in newest
-        ]
-    )
+    live = service.sessions.live_session(session_id)
+    running = [execution.record() for execution in live.executions.all()] if live else []
+    records, cursor = await service.store.list_executions(session_id, Page(limit, after), running)
+    return ExecutionList(executions=[_view_of(record) for record in records], next=cursor)
 
 
-@router.get("/executions/{execution_id}", summary="Look at or wait for an execution", responses=problems(404))
+@router.get(
+    "/executions/{execution_id}",
+    summary="Look at or wait for an execution",
+    response_model=ExecutionView,
+    responses=problems(404),
+)
 async def look(
     caller: CallerOf,
     service: ServiceOf,
     session_id: str,
     execution_id: str,
     wait: Annotated[float, Query(ge=0, le=300, description="Seconds to wait for its end.")] = 0,
-) -> ExecutionView:
-    """An execution with its result, when it has one within `wait` seconds. Detached ones are kept for good."""
+) -> Any:
+    """An execution with its result, when it has one within `wait` seconds. Detached ones are kept for some days."""
     await service.sessions.find(caller.tenant, session_id)
     live = service.sessions.live_session(session_id)
     execution = live.executions.find(execution_id) if live else None
@@ -201,14 +203,10 @@ async def look(
     record = await service.store.find_execution(session_id, execution_id)
     if record is None:
         raise NotFound(f"there is no execution {execution_id[:64]!r} in this session")
-    return ExecutionView(
-        execution_id=record.id,
-        context_id=record.context,
-        state=record.state,
-        created_at=record.created_at,
-        ended_at=record.ended_at,
-        result=ExecutionResult.model_validate(record.result) if record.result else None,
-    )
+    view = _view_of(record).model_dump_json(exclude={"result"}).encode()
+    # The result is JSON, of megabytes at times, and is handed on as it is.
+    content = view[:-1] + b',"result":' + (record.result or b"null") + b"}"
+    return Response(content, media_type="application/json")
 
 
 @router.get(
@@ -286,6 +284,17 @@ def _view(execution: RunningExecution) -> ExecutionView:
         created_at=execution.created_at,
         ended_at=execution.ended_at,
         result=ExecutionResult.model_validate(execution.result) if execution.result else None,
+    )
+
+
+def _view_of(record: ExecutionRecord) -> ExecutionView:
+    """Without its result."""
+    return ExecutionView(
+        execution_id=record.id,
+        context_id=record.context,
+        state=record.state,
+        created_at=record.created_at,
+        ended_at=record.ended_at,
     )
 
 

@@ -10,8 +10,8 @@ from pydantic.config import JsonDict
 from interpreter.api.caller import CallerOf
 from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf
+from interpreter.store.paging import Page
 from interpreter.store.records import NetworkMode, NewSession, Reason, SessionRecord, State, Timeout, TimeoutMode
-from interpreter.store.store import Page
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import uuid
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -62,7 +63,7 @@ class RunningExecution:
             state=self.state,
             created_at=self.created_at,
             ended_at=self.ended_at,
-            result=self.result,
+            result=None if self.result is None else _json(self.result),
         )
 
     def answer_input(self, value: str) -> None:
@@ -223,3 +224,8 @@ class Executions:
             with contextlib.suppress(InterpreterError):
                 await self._store.save_execution(execution.record())
         execution.done.set()
+
+
+def _json(result: dict[str, Any]) -> bytes:
+    # A text may hold half of a surrogate pair, which is no UTF-8.
+    return json.dumps(result, ensure_ascii=False).encode("utf-8", "replace")

@@ -28,8 +28,10 @@ from interpreter.sessions.admission import MIB, Admission, available_memory
 from interpreter.sessions.live import LiveSession
 from interpreter.sessions.pool import Ending, HeldSession, Pool, restore
 from interpreter.settings import Settings
+from interpreter.store.paging import Page
 from interpreter.store.records import Front, NetworkMode, NewSession, Reason, SessionRecord, State, TimeoutMode
-from interpreter.store.store import Page, Store
+from interpreter.store.retention import KeptDays, Retention
+from interpreter.store.store import Store
 from interpreter.vm.takeover import find_machines, kill_machine
 
 log = structlog.get_logger(__name__)
@@ -344,7 +346,10 @@ async def open_sessions(settings: Settings, engine: Engine, store: Store, clock:
     ledger = Ledger(store.database, clock)
     sessions = Sessions(settings, engine, store, ledger, clock)
     await sessions.take_back()
-    background = [asyncio.create_task(work) for work in (ledger.run(), sessions.pool.run(), sessions.guard_memory())]
+    kept = KeptDays(settings.keep_sessions_days, settings.keep_results_days, settings.keep_usage_days)
+    retention = Retention(store.database, kept, clock)
+    works = (ledger.run(), sessions.pool.run(), sessions.guard_memory(), retention.run())
+    background = [asyncio.create_task(work) for work in works]
     for task in background:
         task.add_done_callback(_tell_failure)
     try:

@@ -1,103 +1,169 @@
-"""The service's one SQLite file: opened, brought to the current schema, used from one thread."""
+"""The service's one SQLite file: one connection that writes, some that read beside it, each in a thread.
+
+The write-ahead log lets readers see the last whole state while another is written: however long a list takes, a new
+session and the ledger do not wait for it.
+"""
 
 import asyncio
+import contextlib
+import os
 import sqlite3
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Final, TypeVar
 
 from interpreter.errors import DiskFull, HostError
+from interpreter.store.migrations import migrate
 
-SCHEMA_VERSION: Final = 1
-_SCHEMA: Final = """
-CREATE TABLE sessions (
-    id TEXT PRIMARY KEY, tenant TEXT NOT NULL, template TEXT NOT NULL, state TEXT NOT NULL,
-    created_at REAL NOT NULL, stopped_at REAL, record TEXT NOT NULL,
-    -- The counters of the machine as they were last read, and the second of that: what comes after is new.
-    cpu_ns INTEGER NOT NULL DEFAULT 0, sampled_at INTEGER
-) STRICT;
-CREATE INDEX sessions_by_time ON sessions (created_at DESC, id DESC);
-CREATE INDEX sessions_by_state ON sessions (state);
-CREATE TABLE executions (
-    id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
-    created_at REAL NOT NULL, record TEXT NOT NULL
-) STRICT;
-CREATE INDEX executions_by_session ON executions (session_id, created_at);
--- One row for each second of a living session, one for each minute of one that is over. `seconds` tells how many
--- seconds a row stands for.
-CREATE TABLE usage (
-    session_id TEXT NOT NULL REFERENCES sessions (id) ON DELETE CASCADE, second INTEGER NOT NULL,
-    seconds INTEGER NOT NULL, cpu_ns INTEGER NOT NULL,
-    memory_bytes INTEGER NOT NULL, memory_byte_seconds INTEGER NOT NULL,
-    -- With the least that a second is billed for, whatever was used.
-    billed_byte_seconds INTEGER NOT NULL,
-    PRIMARY KEY (session_id, second)
-) STRICT, WITHOUT ROWID;
-"""
+_READERS: Final = 3
+_WAL_BYTES: Final = 64 * 1024 * 1024
+"""The log is cut to this after it was longer."""
+_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
 
 
 class Database:
-    """One connection in one thread; each call of `run` is one transaction."""
+    """Made by `open_database`. Each call of `run` or `read` is one transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
-        self._connection = connection
-        self._thread = thread
+    def __init__(self, path: Path, stack: AsyncExitStack) -> None:
+        self._path = path
+        self._writing = _threads(stack, 1, "database")
+        self._reading = _threads(stack, _READERS, "database-reader")
+        self._readers: SimpleQueue[sqlite3.Connection] = SimpleQueue()
+        self._writer: sqlite3.Connection | None = None
 
-    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run ``work`` in a transaction of its own, committed unless it raises. Raises DiskFull, HostError."""
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._transact, work))
+    async def open(self, stack: AsyncExitStack) -> None:
+        """Connect, bring the file to the newest form. Raises HostError, DiskFull."""
+        loop = asyncio.get_running_loop()
+        # Closed from the loop's thread, when the others have nothing left to do.
+        self._writer = stack.enter_context(closing(await loop.run_in_executor(self._writing, _open_writer, self._path)))
+        for _ in range(_READERS):
+            reader = await loop.run_in_executor(self._reading, _open_reader, self._path)
+            self._readers.put(stack.enter_context(closing(reader)))
+        stack.push_async_callback(self._finish)
 
-    def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, work: Work[T]) -> T:
+        """Do ``work`` in a transaction that may write, committed unless it raises. Raises DiskFull, HostError."""
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writing, self._write, work))
+
+    async def read(self, work: Work[T]) -> T:
+        """Do ``work``, which only reads, beside whoever writes; it sees one state throughout. Raises HostError."""
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._reading, self._read, work))
+
+    def _write(self, work: Work[T]) -> T:
+        assert self._writer is not None  # noqa: S101  (opened before anybody has it)
+        with errors_of(self._path), transaction(self._writer):
+            return work(self._writer)
+
+    def _read(self, work: Work[T]) -> T:
+        connection = self._readers.get()
         try:
-            with self._connection:
-                return work(self._connection)
-        except sqlite3.OperationalError as error:
-            raise _explained(error) from error
+            with errors_of(self._path), transaction(connection, "BEGIN"):
+                return work(connection)
+        finally:
+            self._readers.put(connection)
+
+    async def _finish(self) -> None:
+        # What was handed in last is still written; that the statistics could not be is no reason to fail.
+        with contextlib.suppress(HostError):
+            await self.run(lambda connection: connection.execute("PRAGMA optimize").fetchall())
 
 
 @asynccontextmanager
 async def open_database(path: Path) -> AsyncGenerator[Database]:
     """Open the database, making it when there is none. Raises HostError, DiskFull."""
-    thread = ThreadPoolExecutor(1, "database")
-    loop = asyncio.get_running_loop()
+    async with AsyncExitStack() as stack:
+        database = Database(path, stack)
+        await database.open(stack)
+        yield database
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> Generator[None]:
+    """All that is done in the block, or nothing of it."""
+    connection.execute(begin)
     try:
-        with closing(await loop.run_in_executor(thread, _open, path)) as connection:
-            yield Database(connection, thread)
-            # What was handed in last is still written.
-            await loop.run_in_executor(thread, connection.execute, "PRAGMA optimize")
-    finally:
-        thread.shutdown()
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # Some errors have ended it already.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
-def _open(path: Path) -> sqlite3.Connection:
+@contextmanager
+def errors_of(path: Path) -> Generator[None]:
+    """Turn what SQLite raises into ours. Raises DiskFull, HostError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        # The low byte is the error, the others say more of it (sqlite.org/rescode.html).
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            raise DiskFull(
+                "no room is left for the service's database", hint="Free some, or move INTERPRETER_HOME"
+            ) from error
+        if code in _DAMAGED:
+            raise HostError(
+                f"the database {path} is damaged: {error}",
+                hint="Stop the service; put a backup in its place, or save what can be read: sqlite3 FILE .recover",
+            ) from error
+        raise HostError(
+            f"the database {path} cannot be used: {error}", hint="Look at its rights and its disk"
+        ) from error
+
+
+def _threads(stack: AsyncExitStack, count: int, name: str) -> ThreadPoolExecutor:
+    return stack.enter_context(ThreadPoolExecutor(count, name))
+
+
+def _open_writer(path: Path) -> sqlite3.Connection:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Closed from the loop's thread, when the other one has nothing left to do.
-        connection = sqlite3.connect(path, check_same_thread=False)
-        connection.row_factory = sqlite3.Row
-        # Write-ahead log without a sync per commit: a crash of the service loses nothing, one of the host seconds.
-        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON", "busy_timeout = 5000"):
-            connection.execute(f"PRAGMA {pragma}")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-        elif version != SCHEMA_VERSION:
-            connection.close()
-            raise HostError(f"{path} was written by another version of the service", hint="Move it away, or upgrade")
-        path.chmod(0o600)
-    except sqlite3.DatabaseError as error:
-        raise _explained(error, path) from error
+        # Before SQLite opens it, which gives its log and its index the same mode.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.fchmod(descriptor, 0o600)
+        finally:
+            os.close(descriptor)
+        for beside in ("-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                path.with_name(path.name + beside).chmod(0o600)
     except OSError as error:
         raise HostError(f"{path} cannot be opened: {error.strerror}") from None
+    with errors_of(path):
+        connection = _connect(path)
+        try:
+            # Freed room can be given back in small pieces; only an empty file takes this without being rewritten.
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            # Write-ahead log without a sync per commit: a crash of the service loses nothing, one of the host seconds.
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+            migrate(connection, path)
+            connection.execute("PRAGMA foreign_keys = ON")
+        except BaseException:
+            connection.close()
+            raise
     return connection
 
 
-def _explained(error: sqlite3.DatabaseError, path: Path | None = None) -> HostError:
-    if "full" in str(error):
-        return DiskFull("no room is left for the service's database", hint="Free some, or move INTERPRETER_HOME")
-    where = f"{path} " if path else "the service's database "
-    return HostError(f"{where}cannot be used: {error}", hint="Look at its rights, or restore it from a backup")
+def _open_reader(path: Path) -> sqlite3.Connection:
+    with errors_of(path):
+        connection = _connect(path)
+        connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # Transactions are begun here, by name, not by the module's guess.
+    connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA busy_timeout = 5000")
+    return connection

@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
@@ -153,10 +154,9 @@ class SessionRecord(BaseModel):
         return start + self.timeout_seconds
 
 
-class ExecutionRecord(BaseModel):
-    """One detached execution. ``result`` is there when it has ended."""
-
-    model_config = ConfigDict(frozen=True)
+@dataclass(frozen=True, slots=True)
+class ExecutionRecord:
+    """One detached execution. ``result`` is there when it has ended: JSON as clients get it, not parsed here."""
 
     id: str
     session_id: str
@@ -164,4 +164,4 @@ class ExecutionRecord(BaseModel):
     state: Literal["queued", "running", "done"]
     created_at: float
     ended_at: float | None = None
-    result: dict[str, Any] | None = None
+    result: bytes | None = field(default=None, repr=False)

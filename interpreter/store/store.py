@@ -2,39 +2,63 @@
 
 import json
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
-from interpreter.errors import InvalidRequest
+import structlog
+from pydantic import ValidationError
+
 from interpreter.store.database import Database
+from interpreter.store.paging import AFTER, ORDER, Page
 from interpreter.store.records import ExecutionRecord, SessionRecord, State
+
+log = structlog.get_logger(__name__)
+
+OVER: Final = tuple(state for state in State if state.is_over)
+_EXECUTION: Final = "id, session_id, context, state, created_at, ended_at"
+
+_TRIM = """
+DELETE FROM executions WHERE id IN (
+    SELECT id FROM (
+        SELECT id, row_number() OVER newest AS place, sum(result_bytes) OVER newest AS bytes
+        FROM executions WHERE session_id = ? AND state = 'done'
+        WINDOW newest AS (ORDER BY created_at DESC, id DESC)
+    ) WHERE place > 1 AND (place > ? OR bytes > ?)
+)
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """What part of a list is asked for. ``after`` is the cursor that the page before ended with."""
+class ResultLimits:
+    """How many detached executions that have ended are kept of one session, and of how many bytes; always the last."""
 
-    limit: int = 50
-    after: str | None = None
+    count: int = 1000
+    size: int = 100_000_000
 
 
 class Store:
-    """Reads and writes records."""
+    """Reads and writes records. One that cannot be read is told in the log, and is as if it were not there."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, limits: ResultLimits | None = None) -> None:
         self.database = database
+        self._limits = limits or ResultLimits()
 
     async def save(self, record: SessionRecord) -> None:
-        """Write a session as it is now."""
+        """Write a session as it is now; of one that is over the values of its variables are forgotten."""
+        # Apart from the rest: lists never read them.
+        variables = json.dumps(record.env) if record.env and not record.state.is_over else None
+        told = record.model_copy(update={"env": dict.fromkeys(record.env, "")})
         values = (
             *(record.id, record.tenant, record.template, record.state),
-            *(record.created_at, record.stopped_at, record.model_dump_json()),
+            *(record.created_at, record.stopped_at, told.model_dump_json(), variables),
         )
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute(
-                "INSERT INTO sessions (id, tenant, template, state, created_at, stopped_at, record)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
-                " state = excluded.state, stopped_at = excluded.stopped_at, record = excluded.record",
+                "INSERT INTO sessions (id, tenant, template, state, created_at, stopped_at, record, variables)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET state = excluded.state,"
+                " stopped_at = excluded.stopped_at, record = excluded.record, variables = excluded.variables",
                 values,
             )
 
@@ -44,52 +68,58 @@ class Store:
         """A session by its id."""
 
         def read(connection: sqlite3.Connection) -> SessionRecord | None:
-            row = connection.execute("SELECT record FROM sessions WHERE id = ?", (session_id,)).fetchone()
-            return SessionRecord.model_validate_json(row["record"]) if row else None
+            row = connection.execute("SELECT * FROM sessions WHERE id = ?", (session_id,)).fetchone()
+            return _session(row, row["variables"]) if row else None
 
-        return await self.database.run(read)
+        return await self.database.read(read)
 
     async def page(
         self, page: Page, *, tenant: str | None = None, state: State | None = None, template: str | None = None
     ) -> tuple[list[SessionRecord], str | None]:
-        """A page of sessions, newest first, and the cursor of the next one (None: this was the last)."""
+        """A page of sessions, newest first, and the cursor of the next one (None: this was the last).
+
+        Their variables have no values here. Raises InvalidRequest.
+        """
         wanted = {"tenant": tenant, "state": state, "template": template}
         clauses = [f"{column} = :{column}" for column, value in wanted.items() if value is not None]
         values: dict[str, object] = {column: value for column, value in wanted.items() if value is not None}
-        if page.after is not None:
-            clauses.append("(created_at, id) < (:time, :last)")
-            values |= _cursor(page.after)
+        if page.position is not None:
+            clauses.append(AFTER)
+            values |= dict(zip(("time", "last"), page.position, strict=True))
         where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
 
-        def read(connection: sqlite3.Connection) -> list[SessionRecord]:
+        def read(connection: sqlite3.Connection) -> tuple[list[SessionRecord], str | None]:
             rows = connection.execute(
                 # Only names of columns and of parameters are put into the text.
-                f"SELECT record FROM sessions {where} ORDER BY created_at DESC, id DESC LIMIT {page.limit + 1:d}",  # noqa: S608
+                f"SELECT id, created_at, record FROM sessions {where} {ORDER} LIMIT {page.limit + 1:d}",  # noqa: S608
                 values,
-            )
-            return [SessionRecord.model_validate_json(row["record"]) for row in rows]
+            ).fetchall()
+            kept, cursor = page.cut([_Found(row["id"], row["created_at"], row) for row in rows])
+            return [record for one in kept if (record := _session(one.row)) is not None], cursor
 
-        records = await self.database.run(read)
-        more = len(records) > page.limit
-        records = records[: page.limit]
-        return records, f"{records[-1].created_at!r}_{records[-1].id}" if more else None
+        return await self.database.read(read)
 
     async def unfinished(self) -> list[SessionRecord]:
         """All sessions that are not over."""
 
         def read(connection: sqlite3.Connection) -> list[SessionRecord]:
-            over = [state for state in State if state.is_over]
-            rows = connection.execute("SELECT record FROM sessions WHERE state NOT IN (?, ?)", over)
-            return [SessionRecord.model_validate_json(row["record"]) for row in rows]
+            rows = connection.execute("SELECT * FROM sessions WHERE state NOT IN (?, ?)", OVER)
+            return [record for row in rows if (record := _session(row, row["variables"])) is not None]
 
-        return await self.database.run(read)
+        return await self.database.read(read)
 
     async def save_execution(self, record: ExecutionRecord) -> None:
-        """Write a detached execution as it is now."""
-        values = (record.id, record.session_id, record.created_at, record.model_dump_json())
+        """Write a detached execution as it is now; with its end the oldest go that are past the session's limits."""
+        values = (
+            *(record.id, record.session_id, record.context, record.state, record.created_at, record.ended_at),
+            *(len(record.result or b""), record.result),
+        )
+        limits = (record.session_id, self._limits.count, self._limits.size)
 
         def write(connection: sqlite3.Connection) -> None:
-            connection.execute("INSERT OR REPLACE INTO executions VALUES (?, ?, ?, ?)", values)
+            connection.execute("INSERT OR REPLACE INTO executions VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+            if record.state == "done":
+                connection.execute(_TRIM, limits)
 
         await self.database.run(write)
 
@@ -98,42 +128,62 @@ class Store:
 
         def read(connection: sqlite3.Connection) -> ExecutionRecord | None:
             row = connection.execute(
-                "SELECT record FROM executions WHERE id = ? AND session_id = ?", (execution_id, session_id)
+                f"SELECT {_EXECUTION}, result FROM executions"  # noqa: S608  (a constant)
+                " WHERE id = ? AND session_id = ?",
+                (execution_id, session_id),
             ).fetchone()
-            return ExecutionRecord.model_validate_json(row["record"]) if row else None
+            return ExecutionRecord(**row) if row else None
 
-        return await self.database.run(read)
+        return await self.database.read(read)
 
-    async def list_executions(self, session_id: str) -> list[ExecutionRecord]:
-        """The detached executions of a session, newest first, without their results."""
+    async def list_executions(
+        self, session_id: str, page: Page, running: Iterable[ExecutionRecord] = ()
+    ) -> tuple[list[ExecutionRecord], str | None]:
+        """A page of a session's detached executions without their results, newest first, and the next one's cursor.
+
+        Those that are ``running`` stand among them as they are given. Raises InvalidRequest.
+        """
+        time, last = page.position or (None, None)
+        known = {record.id: record for record in running if page.holds(record)}
 
         def read(connection: sqlite3.Connection) -> list[ExecutionRecord]:
             rows = connection.execute(
-                "SELECT json_remove(record, '$.result') AS record FROM executions WHERE session_id = ?"
-                " ORDER BY created_at DESC LIMIT 1000",
-                (session_id,),
+                f"SELECT {_EXECUTION} FROM executions WHERE session_id = :session"  # noqa: S608  (constants)
+                f" AND (:last IS NULL OR {AFTER}) {ORDER} LIMIT {page.limit + 1:d}",
+                {"session": session_id, "time": time, "last": last},
             )
-            return [ExecutionRecord.model_validate(json.loads(row["record"])) for row in rows]
+            return [ExecutionRecord(**row) for row in rows]
 
-        return await self.database.run(read)
+        found = {record.id: record for record in await self.database.read(read)} | known
+        return page.cut(sorted(found.values(), key=lambda one: (one.created_at, one.id), reverse=True))
 
     async def lose_executions(self, now: float) -> None:
         """Mark what ran when the service was killed: its outputs are lost."""
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute(
-                "UPDATE executions SET record = json_set(record, '$.state', 'done', '$.ended_at', ?, '$.result',"
-                " json_object('execution_id', id, 'context_id', json_extract(record, '$.context'), 'status', 'lost',"
-                " 'outputs', json_array())) WHERE json_extract(record, '$.state') != 'done'",
+                "UPDATE executions SET state = 'done', ended_at = ?, result = CAST(json_object('execution_id', id,"
+                " 'context_id', context, 'status', 'lost', 'outputs', json_array()) AS BLOB) WHERE state != 'done'",
                 (now,),
             )
 
         await self.database.run(write)
 
 
-def _cursor(text: str) -> dict[str, object]:
-    time, _, last = text.partition("_")
+@dataclass(frozen=True, slots=True)
+class _Found:
+    id: str
+    created_at: float
+    row: sqlite3.Row
+
+
+def _session(row: sqlite3.Row, variables: str | None = None) -> SessionRecord | None:
     try:
-        return {"time": float(time), "last": last}
-    except ValueError:
-        raise InvalidRequest("this is no cursor", hint="Take `next` of the page before") from None
+        record = SessionRecord.model_validate_json(row["record"])
+        return record if variables is None else record.model_copy(update={"env": json.loads(variables)})
+    except ValueError as error:
+        # Never what stands in it: that is a user's.
+        faults = error.errors(include_input=False, include_url=False) if isinstance(error, ValidationError) else []
+        told = [f"{fault['loc'][0] if fault['loc'] else 'record'}: {fault['type']}" for fault in faults]
+        log.warning("the record of a session cannot be read", session=row["id"], faults=told or type(error).__name__)
+        return None

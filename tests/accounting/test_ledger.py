@@ -16,8 +16,9 @@ from interpreter.accounting.meter import Meter, Reading
 from interpreter.accounting.usage import GroupBy, Rates, UsageReader
 from interpreter.errors import HostError
 from interpreter.store.database import Database, open_database
+from interpreter.store.paging import Page
 from interpreter.store.records import SessionRecord, State
-from interpreter.store.store import Page, Store
+from interpreter.store.store import Store
 
 
 class Counter(Meter):
