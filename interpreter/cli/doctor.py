@@ -19,6 +19,7 @@ from interpreter.vm.accelerator import choose_accelerator
 from interpreter.vm.jail_report import inspect_jail
 from interpreter.vm.programs import find_program, qemu_version
 
+_JAIL_PROGRAMS = ("bwrap", "setpriv", "prlimit", "nice", "choom")
 _DISK_WANTED = 8 * 1024**3
 _MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "missing": "[red]✗[/]"}
 
@@ -35,11 +36,11 @@ class Finding:
 async def doctor(settings: Settings, *, json_output: bool, probe: bool) -> int:
     """Look at everything and print it; the exit code tells whether sessions can run."""
     findings = [_program(settings.qemu, lambda: f"QEMU {qemu_version(find_program(settings.qemu))}")]
-    findings += [_program(name, lambda name=name: str(find_program(name))) for name in ("bwrap", "setpriv", "prlimit")]
+    findings += [_program(name, lambda name=name: str(find_program(name))) for name in _JAIL_PROGRAMS]
     findings += [_program(name, lambda name=name: require(name)) for name in ("mmdebstrap", "mksquashfs", "mkfs.ext4")]
     findings.append(_disk(settings.home))
     findings.append(_memory())
-    if all(finding.state != "missing" for finding in findings[:4]):
+    if all(finding.state != "missing" for finding in findings[: 1 + len(_JAIL_PROGRAMS)]):
         try:
             answer = await choose_accelerator(settings, again=probe)
             state = "warning" if answer.warning else "ok"

@@ -16,6 +16,7 @@ from interpreter.errors import ConfigurationError
 from interpreter.loopback import is_loopback
 from interpreter.mcp.server import mount_mcp
 from interpreter.settings import Settings
+from interpreter.vm.priority import put_service_first
 
 _BACKLOG = 2048
 
@@ -27,6 +28,7 @@ async def serve(settings: Settings) -> None:
             f"without a key the service listens on this machine only, not on {settings.host}",
             hint="Set INTERPRETER_API_KEY",
         )
+    put_service_first()
     loop = asyncio.get_running_loop()
     asked_to_end = asyncio.Event()
     _configure_logging()

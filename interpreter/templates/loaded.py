@@ -16,6 +16,7 @@ from interpreter.templates.store import TemplateStore, disk_errors
 from interpreter.templates.verify import verify_files
 from interpreter.vm.command import MachineSpec
 from interpreter.vm.memory import load_memory
+from interpreter.vm.read_only import open_read_only
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ async def load_template(
             folder = built.folder / SNAPSHOT_FOLDER
             with disk_errors(folder):
                 paths = [folder / MEMORY, folder / DEVICES, folder / SCRATCH, built.folder / "rootfs.squashfs"]
-                descriptors = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths if path.exists()]
+                descriptors = await open_read_only([path for path in paths if path.exists()])
                 for descriptor in descriptors:
                     stack.callback(os.close, descriptor)
             await asyncio.to_thread(verify_build, built)

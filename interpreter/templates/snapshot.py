@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -31,8 +30,9 @@ from interpreter.templates.store import BuiltTemplate, disk_errors
 from interpreter.vm.command import MachineFiles, MachineSpec, boot_arguments
 from interpreter.vm.jail import new_jail
 from interpreter.vm.machine import Machine, MachineStart, start_machine
-from interpreter.vm.memory import new_memory, save_memory
+from interpreter.vm.memory import load_memory, new_memory, save_memory
 from interpreter.vm.programs import find_program, qemu_version
+from interpreter.vm.read_only import open_read_only
 from interpreter.vm.snapshot import save_devices
 
 SNAPSHOT_FOLDER: Final = "snapshot"
@@ -99,31 +99,24 @@ async def make_scratch(path: Path, size_gb: int) -> None:
     await run_program([require("mkfs.ext4"), "-q", *features, "-L", "scratch", path], step="mkfs.ext4")
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    kernel: int
-    initramfs: int
-    rootfs: int
-    scratch: int
-
-
 @asynccontextmanager
 async def _boot(
     folder: Path, scratch: Path, spec: MachineSpec, settings: Settings
 ) -> AsyncGenerator[tuple[Machine, int]]:
     with contextlib.ExitStack() as stack:
 
-        def opened(path: Path, flags: int) -> int:
-            descriptor = os.open(path, flags | os.O_CLOEXEC)
+        def held(descriptor: int) -> int:
             stack.callback(os.close, descriptor)
             return descriptor
 
-        memory = new_memory(spec.memory_mb * 1024**2)
-        stack.callback(os.close, memory)
-        kernel, initramfs = (_readable_by_all(opened(folder / name, os.O_RDONLY)) for name in ("vmlinuz", "initramfs"))
+        memory = held(new_memory(spec.memory_mb * 1024**2))
+        (rootfs,) = map(held, await open_read_only([folder / "rootfs.squashfs"]))
+        # QEMU opens these two again by their descriptors, as the user that it runs as.
+        kernel = held(await asyncio.to_thread(_in_memory, folder / "vmlinuz"))
+        initramfs = held(await asyncio.to_thread(_in_memory, folder / "initramfs"))
         start = MachineStart(
             spec=spec,
-            files=MachineFiles(memory, opened(folder / "rootfs.squashfs", os.O_RDONLY), opened(scratch, os.O_RDWR)),
+            files=MachineFiles(memory, rootfs, held(os.open(scratch, os.O_RDWR | os.O_CLOEXEC))),
             jail=new_jail(settings.jail_uid, kvm=spec.uses_kvm),
             qemu=find_program(settings.qemu),
             arguments=boot_arguments(spec, kernel, initramfs),
@@ -134,10 +127,9 @@ async def _boot(
             yield machine, memory
 
 
-def _readable_by_all(descriptor: int) -> int:
-    # QEMU opens these two again through /proc, as the user that it runs as.
-    os.fchmod(descriptor, 0o644)
-    return descriptor
+def _in_memory(path: Path) -> int:
+    with path.open("rb") as file:
+        return load_memory(file.fileno())
 
 
 async def _wait_ready(machine: Machine, seconds: float) -> None:

@@ -131,5 +131,6 @@ def _disk(name: str, fd_set: int, descriptor: int, options: str) -> list[str]:
     return [
         *("-add-fd", f"fd={descriptor},set={fd_set}"),
         *("-blockdev", f"driver=raw,node-name={name},{options},{file}"),
-        *("-device", f"virtio-blk-pci,drive={name},serial={name}"),
+        # What the host cannot write or read is the guest's own error: to halt the machine would be the default.
+        *("-device", f"virtio-blk-pci,drive={name},serial={name},werror=report,rerror=report"),
     ]

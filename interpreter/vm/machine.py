@@ -17,8 +17,10 @@ from interpreter.errors import MachineDied, MachineError, MachineStartFailed
 from interpreter.vm.channels import QemuEnds, open_channels, socket_pair
 from interpreter.vm.command import TRANSLATION_CACHE_MB, MachineFiles, MachineSpec, qemu_arguments
 from interpreter.vm.jail import Jail, Limits
+from interpreter.vm.priority import put_group_behind
 from interpreter.vm.qmp import Qmp, connect_qmp
 from interpreter.vm.spawn import signal_group, spawn
+from interpreter.vm.system_calls import open_filter
 
 _OVERHEAD = 2 * 1024**3
 """Address space of QEMU itself: its libraries, heaps and thread stacks (about 1 GiB is mapped, little is used)."""
@@ -123,21 +125,25 @@ async def start_machine(start: MachineStart) -> AsyncGenerator[tuple[Machine, so
         arguments = qemu_arguments(
             start.spec, start.files, channels.theirs, name=start.name, shared_memory=start.shared_memory
         )
-        command = start.jail.command(start.qemu, [*arguments, *start.arguments], _limits(start))
-        command[1:1] = ["--info-fd", str(info_write)]
         try:
+            system_calls = open_filter()
+            stack.callback(os.close, system_calls)
+            command = start.jail.command(
+                start.qemu, [*arguments, *start.arguments], _limits(start), system_calls=system_calls, info=info_write
+            )
             process = await spawn(
                 command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
-                pass_fds=(*_descriptors(start, channels.theirs), info_write),
+                pass_fds=(*_descriptors(start, channels.theirs), system_calls, info_write),
             )
         finally:
             os.close(info_write)
         ended = _Ended()
         watcher = asyncio.create_task(ended.watch(process))
         stack.push_async_callback(_kill, process, watcher)
+        await put_group_behind(process.pid)
         channels.started()
         try:
             qmp = await stack.enter_async_context(connect_qmp(channels.control))

@@ -25,19 +25,25 @@ def new_memory(size: int) -> int:
     return memory
 
 
+def opened_again(descriptor: int) -> int:
+    """The same file for reading, with an offset of its own, which a copy would share. The caller closes it."""
+    return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+
+
 def load_memory(source: int) -> int:
     """Copy the file ``source`` into a new memfd and seal it. Blocks: call it in a thread."""
     memory = new_memory(os.fstat(source).st_size)
     try:
         copy_sparse(source, memory)
-        _seal(memory)
+        seal(memory)
     except BaseException:
         os.close(memory)
         raise
     return memory
 
 
-def _seal(memory: int) -> None:
+def seal(memory: int) -> None:
+    """Forbid every change of a memfd, to all who have it. May wait for seconds."""
     # EBUSY: the system still holds pages that were just written (it waits for them itself, for 0.15 s); nobody tells
     # when it has let go of them.
     for wait in (0.05, 0.2, 0.8, 3.2):

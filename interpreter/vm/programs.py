@@ -13,6 +13,8 @@ DEBIAN_PACKAGES = {
     "bwrap": "bubblewrap",
     "setpriv": "util-linux",
     "prlimit": "util-linux",
+    "choom": "util-linux",
+    "nice": "coreutils",
     "ldd": "libc-bin",
 }
 _FIRMWARE = (Path("/usr/share/qemu"), Path("/usr/share/seabios"))

@@ -13,6 +13,7 @@ from dataclasses import replace
 from interpreter.errors import MachineDied, MachineError, MachineStartFailed
 from interpreter.vm.command import restore_arguments
 from interpreter.vm.machine import Machine, MachineStart, start_machine
+from interpreter.vm.memory import opened_again
 
 
 async def save_devices(machine: Machine, target: int) -> None:
@@ -28,8 +29,7 @@ async def restore_machine(start: MachineStart, devices: int) -> AsyncGenerator[t
 
     Also gives our end of the channel for its vsock device.
     """
-    # A descriptor of its own: copies would share one file offset with every other restore.
-    own = os.open(f"/proc/self/fd/{devices}", os.O_RDONLY | os.O_CLOEXEC)
+    own = opened_again(devices)
     try:
         start = replace(
             start,

@@ -138,12 +138,16 @@ async def test_doctor_finds_the_jail_in_force(engine: Engine, settings: Settings
     status, out, _ = await run(settings, "doctor", "--json")
     findings = {finding["about"]: finding for finding in json.loads(out)["findings"]}
     assert status == 0
-    assert {
-        about: finding["state"] for about, finding in findings.items() if about.startswith("jail")
-    } == dict.fromkeys(
+    # Two are a matter of rights: a user of its own is root's to give, and not every root may rise above others.
+    told = {
+        about.removeprefix("jail: "): found["state"] for about, found in findings.items() if about.startswith("jail")
+    }
+    assert told.pop("own user") == ("ok" if os.geteuid() == 0 else "warning")
+    assert told.pop("the service goes last") in {"ok", "warning"}
+    assert told == dict.fromkeys(
         [
-            *("jail: own user", "jail: namespaces", "jail: capabilities", "jail: no new privileges"),
-            *("jail: system call filter", "jail: memory limit", "jail: process limit"),
+            *("namespaces", "capabilities", "no new privileges", "system calls", "nothing to write", "read-only files"),
+            *("memory limit", "file limit", "process limit", "processors run short", "memory runs out"),
         ],
         "ok",
     )
