@@ -4,7 +4,8 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -14,11 +15,12 @@ from interpreter.engine.places import Place
 from interpreter.engine.renewal import Renewal
 from interpreter.engine.restore import Listeners, RestoredGuest, restore_guest, take_over_guest
 from interpreter.engine.session import Session
-from interpreter.errors import InterpreterError, KernelDied
+from interpreter.errors import InterpreterError, KernelDied, TemplateError
 from interpreter.kernel.control import Event
 from interpreter.settings import Settings, load_settings
 from interpreter.templates.loaded import LoadedTemplate, load_template
 from interpreter.templates.rootfs import Progress
+from interpreter.templates.store import BuiltTemplate, TemplateStore
 from interpreter.vm.accelerator import AcceleratorAnswer, choose_accelerator
 
 log = structlog.get_logger(__name__)
@@ -40,8 +42,7 @@ class Engine:
     def __init__(self, settings: Settings | None = None, *, progress: Progress | None = None) -> None:
         self.settings = settings or load_settings()
         self._progress = progress or _log_progress
-        self._stack = AsyncExitStack()
-        self._templates: dict[str, asyncio.Task[LoadedTemplate]] = {}
+        self._templates: dict[_Build, _Loading] = {}
         self._accelerator: AcceleratorAnswer | None = None
 
     async def __aenter__(self) -> Self:
@@ -51,7 +52,11 @@ class Engine:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._stack.aclose()
+        async with AsyncExitStack() as closing:
+            for loading in list(self._templates.values()):
+                closing.push_async_callback(loading.stack.aclose)
+                loading.task.cancel()
+                await asyncio.wait({loading.task})
 
     @property
     def accelerator(self) -> AcceleratorAnswer:
@@ -60,19 +65,17 @@ class Engine:
             raise RuntimeError("the engine is used before `async with`")
         return self._accelerator
 
+    async def find(self, template: str) -> BuiltTemplate:
+        """A built template, not loaded. Raises TemplateNotFound, SnapshotDamaged."""
+        return await asyncio.to_thread(TemplateStore(self.settings.templates_home).find, template)
+
     async def load(self, template: str) -> LoadedTemplate:
         """Check a built template and load its memory, once; sessions of it then start in a fraction of a second.
 
-        Raises TemplateNotFound, SnapshotDamaged, DiskFull.
+        What a name stands for is looked up each time; a build is loaded once, whatever it was asked for by. A load that
+        failed is tried anew the next time. Raises TemplateNotFound, SnapshotDamaged, DiskFull.
         """
-        if template not in self._templates:
-            self._templates[template] = asyncio.create_task(self._load(template))
-        task = self._templates[template]
-        try:
-            return await asyncio.shield(task)
-        except InterpreterError:
-            self._templates.pop(template, None)
-            raise
+        return await asyncio.shield(self._loading(await self.find(template)).task)
 
     @asynccontextmanager
     async def session(
@@ -92,7 +95,6 @@ class Engine:
         itself. Raises TemplateNotFound, SnapshotDamaged, MachineStartFailed,
         GuestUnresponsive, DiskFull.
         """
-        loaded = await self.load(template)
         session_id = session_id or str(uuid.uuid4())
         # Health checks are calls: a guest that hears none of many has no service any more.
         orphaned_after = None if place is None else max(self.settings.health_interval * 10, _ORPHANED_SECONDS)
@@ -100,9 +102,10 @@ class Engine:
         if key is not None:
             renewal = replace(renewal, key=key)
         events = _Events(on_end)
-        guest = restore_guest(self.settings, loaded, renewal, events.listeners, place)
-        async with self._hold(session_id, template, guest, renewal, events) as session:
-            yield session
+        async with self._use(template) as loaded:
+            guest = restore_guest(self.settings, loaded, renewal, events.listeners, place)
+            async with self._hold(session_id, template, guest, renewal, events) as session:
+                yield session
 
     @asynccontextmanager
     async def take_over(
@@ -147,9 +150,68 @@ class Engine:
                 await session.close()
         log.info("session stopped", session=session_id)
 
-    async def _load(self, template: str) -> LoadedTemplate:
-        context = load_template(self.settings, template, self.accelerator.accelerator, self._progress)
-        return await self._stack.enter_async_context(context)
+    @asynccontextmanager
+    async def _use(self, template: str) -> AsyncGenerator[LoadedTemplate]:
+        loading = self._loading(await self.find(template))
+        loading.users += 1
+        try:
+            yield await asyncio.shield(loading.task)
+        finally:
+            loading.users -= 1
+
+    def _loading(self, built: BuiltTemplate) -> "_Loading":
+        key = _Build(built.manifest.content_hash, built.manifest.created)
+        if key not in self._templates:
+            stack = AsyncExitStack()
+            task = asyncio.create_task(self._load(built, stack))
+            task.add_done_callback(lambda done: self._forget_failed(key, done))
+            self._templates[key] = _Loading(task, stack)
+        return self._templates[key]
+
+    def _forget_failed(self, key: "_Build", task: asyncio.Task[LoadedTemplate]) -> None:
+        # Whatever it was; who waits for it is told, also when nobody does any more.
+        if task.cancelled() or task.exception() is not None:
+            self._templates.pop(key, None)
+
+    async def _load(self, built: BuiltTemplate, stack: AsyncExitStack) -> LoadedTemplate:
+        name = built.manifest.content_hash
+        context = load_template(self.settings, name, self.accelerator.accelerator, self._progress)
+        loaded = await stack.enter_async_context(context)
+        await self._let_go()
+        return loaded
+
+    async def _let_go(self) -> None:
+        """Unload the builds that another one has replaced and that no session was restored from."""
+        for key, loading in list(self._templates.items()):
+            if loading.users or not loading.task.done():
+                continue
+            try:
+                replaced = (await self.find(key.content_hash)).manifest.created != key.created
+            except TemplateError:
+                replaced = True
+            except OSError:
+                continue
+            # Looked at again: meanwhile one may have begun.
+            if replaced and not loading.users and self._templates.pop(key, None):
+                log.info("template let go", hash=key.content_hash[:12])
+                await loading.stack.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """Which build was loaded: the same content may have been built anew."""
+
+    content_hash: str
+    created: datetime
+
+
+@dataclass(slots=True)
+class _Loading:
+    """A build that is loaded or being loaded, and how many sessions that were restored from it live."""
+
+    task: asyncio.Task[LoadedTemplate]
+    stack: AsyncExitStack
+    users: int = 0
 
 
 class _Events:
