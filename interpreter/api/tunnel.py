@@ -86,7 +86,7 @@ async def channels(
                 raise NotFound(f"a kernel has no channel {channel[:64]!r}", hint=f"There are {', '.join(CHANNELS)}")
             live = await service.sessions.running(caller.tenant, session_id)
             live.executions.kernel(context_id)
-            session = stack.enter_context(live.use())
+            session = stack.enter_context(live.use(lasting=True))
             kernel = await stack.enter_async_context(open_splice(session.vsock.connect, channel, context_id))
         except InterpreterError as error:
             await websocket.send_denial_response(refusal_of(error))

@@ -14,7 +14,7 @@ from interpreter.sessions.commands import Commands
 from interpreter.sessions.executions import Executions
 from interpreter.sessions.pool import HeldSession
 from interpreter.settings import Settings
-from interpreter.store.records import Front, Reason, SessionRecord, State
+from interpreter.store.records import Front, Reason, SessionRecord, State, TimeoutMode
 from interpreter.store.store import Store
 
 _WORDS_SECONDS: Final = 2.0
@@ -46,6 +46,9 @@ class LiveSession:
         self._settings = settings
         self._clock = clock
         self._users = 0
+        self._transfers = 0
+        self._at_rest = asyncio.Event()
+        self._at_rest.set()
         self._changed = asyncio.Event()
 
     @property
@@ -63,20 +66,43 @@ class LiveSession:
         self._changed.set()
 
     def touch(self) -> None:
-        """It was used now. Written down with the next change, or by `save_use`."""
-        self.record = self.record.model_copy(update={"last_used_at": self._clock.now()})
+        """It was used now. Written down with the next change, or after the next health check."""
+        used = {"last_used_at": self._clock.now(), "used_elapsed": self._clock.elapsed()}
+        self.record = self.record.model_copy(update=used)
 
     @contextlib.contextmanager
-    def use(self) -> Generator[Session]:
-        """Use it: its idle time begins anew when the block is left. Raises Conflict when it is over."""
+    def use(self, *, lasting: bool = False) -> Generator[Session]:
+        """Use it: its idle time begins anew when the block is left. Raises Conflict when it is over.
+
+        What is ``lasting`` goes on for as long as a client likes, and is not waited for when the service is stopped.
+        """
         self.check()
         self._users += 1
+        self._transfers += not lasting
+        if self._transfers:
+            self._at_rest.clear()
         self.touch()
         try:
             yield self.session
         finally:
             self._users -= 1
+            self._transfers -= not lasting
+            if not self._transfers:
+                self._at_rest.set()
             self.touch()
+
+    async def wait_quiet(self) -> None:
+        """Return when all that somebody waits for has ended: executions, commands, transfers, notebooks."""
+        while under_way := [event for event in self._rests() if not event.is_set()]:
+            await under_way[0].wait()
+
+    def _rests(self) -> list[asyncio.Event]:
+        return [
+            *(execution.done for execution in self.executions.all()),
+            *(command.done for command in self.commands.all() if not command.request.background),
+            self.clients.idle,
+            self._at_rest,
+        ]
 
     def check(self) -> None:
         """Raises Conflict when it does not run any more."""
@@ -86,10 +112,9 @@ class LiveSession:
     async def wait_expired(self) -> None:
         """Return when its time is up."""
         while True:
-            if self.is_used and self.record.timeout_mode == "idle":
+            if self.is_used and self.record.timeout_mode is TimeoutMode.IDLE:
                 self.touch()
-            left = self.record.expires_at - self._clock.now()
-            if left <= 0:
+            if (left := self._left()) <= 0:
                 return
             self._changed.clear()
             changed = asyncio.ensure_future(self._changed.wait())
@@ -99,6 +124,15 @@ class LiveSession:
             finally:
                 changed.cancel()
                 slept.cancel()
+
+    def _left(self) -> float:
+        record = self.record
+        idle = record.timeout_mode is TimeoutMode.IDLE
+        counted_from = record.used_elapsed if idle else record.started_elapsed
+        if counted_from is None:
+            # Of a service that did not write it yet.
+            return record.expires_at - self._clock.now()
+        return counted_from + record.timeout_seconds - self._clock.elapsed()
 
     async def wait_unhealthy(self, interval: float, timeout: float) -> InterpreterError:
         """Ask the guest for a sign of life every ``interval`` seconds; returns why there was none."""

@@ -130,6 +130,10 @@ class SessionRecord(BaseModel):
     started_at: float | None = None
     stopped_at: float | None = None
     last_used_at: float
+    started_elapsed: float | None = None
+    """As `started_at`, in seconds since the host was started: what timeouts count by, whatever is done to the clock."""
+    used_elapsed: float | None = None
+    """As `last_used_at`, likewise."""
     timeout_seconds: int
     timeout_mode: TimeoutMode = TimeoutMode.TOTAL
     network_mode: NetworkMode = NetworkMode.SANDBOX

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from interpreter.accounting.ledger import MINIMUM_BYTES, Ledger
 from interpreter.accounting.meter import Meter, Reading
 from interpreter.accounting.usage import GroupBy, Rates, UsageReader
-from interpreter.errors import HostError
+from interpreter.errors import DiskFull, HostError
 from interpreter.store.database import Database, open_database
 from interpreter.store.paging import Page
 from interpreter.store.records import SessionRecord, State
@@ -36,8 +36,12 @@ class StillClock:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        self.step = 0.0
 
     def now(self) -> float:
+        return self.seconds + self.step
+
+    def elapsed(self) -> float:
         return self.seconds
 
     async def sleep(self, seconds: float) -> None:
@@ -91,6 +95,54 @@ async def test_another_ledger_goes_on_where_the_first_was_killed(database: Datab
     await second.resume_account("s", meter)
     await second.sample()
     assert await total(database) == (10, 3.0)
+
+
+@pytest.mark.parametrize("step", [3600.0, -3600.0, 1.4, -2.0])
+async def test_when_the_clock_is_set_what_passed_is_billed_once(database: Database, step: float) -> None:
+    clock, meter = StillClock(100_000.2), Counter()
+    await add(database)
+    ledger = Ledger(database, clock)
+    await ledger.open_account("s", meter)
+    for second in range(1, 11):
+        if second == 6:
+            clock.step = step
+        clock.seconds, meter.now = 100_000.2 + second, Reading(second * 10**9, 1)
+        await ledger.sample()
+    # At most one second waits for its row yet, when the clock was not set by whole ones.
+    seconds, cpu = await total(database)
+    assert seconds in {9, 10}
+    assert cpu == seconds
+    await ledger.close_account("s")
+    assert (await total(database))[1] == 10.0
+    series = await UsageReader(database, Rates(1, 1)).series("s", 0, 2**40)
+    if step == 3600.0:
+        assert {point.second for point in series} >= {103_560 // 60 * 60}
+
+
+async def test_what_the_database_could_not_take_is_counted_later(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, meter = StillClock(1000.0), Counter()
+    await add(database)
+    ledger = Ledger(database, clock)
+    await ledger.open_account("s", meter)
+
+    async def full(work: object) -> None:
+        raise DiskFull("no room")
+
+    clock.seconds, meter.now = 1003.0, Reading(2_000_000_000, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "run", full)
+        with pytest.raises(DiskFull):
+            await ledger.sample()
+        clock.seconds, meter.now = 1005.0, Reading(3_000_000_000, 1)
+        with pytest.raises(DiskFull):
+            await ledger.close_account("s")
+    assert ledger.memory_of("s") == 0
+    await ledger.sample()
+    assert await total(database) == (5, 3.0)
+    await ledger.sample()
+    assert await total(database) == (5, 3.0)
 
 
 async def test_a_machine_that_is_gone_adds_nothing(database: Database) -> None:

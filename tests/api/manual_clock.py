@@ -8,9 +8,13 @@ class ManualClock:
 
     def __init__(self, now: float = 1_000_000.0) -> None:
         self._now = now
+        self._step = 0.0
         self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
 
     def now(self) -> float:
+        return self._now + self._step
+
+    def elapsed(self) -> float:
         return self._now
 
     async def sleep(self, seconds: float) -> None:
@@ -26,3 +30,7 @@ class ManualClock:
         for _, future in due:
             if not future.done():
                 future.set_result(None)
+
+    def set_wall(self, seconds: float) -> None:
+        """Set the wall clock forwards or back, while no time passes."""
+        self._step += seconds
