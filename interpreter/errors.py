@@ -41,6 +41,7 @@ InterpreterError
     └── Busy                    no room now; ``retry_after`` says when to try again
         ├── TenantLimit         the tenant has as many sessions as it may have
         ├── HostFull            the host has no room for another session
+        ├── NotReady            it is not there yet, or not at the moment
         └── Draining            the service is being stopped
 
 Each class has a ``code`` that never changes; fronts map it to their own protocol.
@@ -321,6 +322,12 @@ class HostFull(Busy):
     """The host has no room for another session."""
 
     code = "host_full"
+
+
+class NotReady(Busy):
+    """It is not there yet, or not at the moment: a session that is being taken back, a part of the service."""
+
+    code = "not_ready"
 
 
 class Draining(Busy):

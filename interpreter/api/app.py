@@ -29,6 +29,7 @@ from interpreter.clock import Clock, SystemClock
 from interpreter.engine.engine import Engine
 from interpreter.sessions.ownership import own_home
 from interpreter.sessions.service import open_sessions
+from interpreter.sessions.supervised import Supervisor
 from interpreter.settings import Settings
 from interpreter.store.database import open_database
 from interpreter.store.store import ResultLimits, Store
@@ -50,9 +51,11 @@ async def open_service(settings: Settings, clock: Clock | None = None) -> AsyncG
         limits = ResultLimits(settings.session_results, settings.session_results_mb * 1_000_000)
         store = Store(await stack.enter_async_context(open_database(settings.database)), limits)
         engine = await stack.enter_async_context(Engine(settings))
-        opened = await stack.enter_async_context(open_sessions(settings, engine, store, clock))
+        supervisor = await stack.enter_async_context(Supervisor(clock))
+        opened = await stack.enter_async_context(open_sessions(settings, engine, store, clock, supervisor))
         rates = Rates(settings.cpu_hour_rate, settings.gb_hour_rate)
-        yield Service(settings, engine, opened, store, UsageReader(store.database, rates), clock.now())
+        usage_reader = UsageReader(store.database, rates)
+        yield Service(settings, engine, opened, store, usage_reader, supervisor, clock.now())
 
 
 def create_app(service: Service) -> FastAPI:

@@ -55,8 +55,11 @@ async def healthz() -> Health:
 
 @router.get("/readyz", summary="Does it take sessions?", responses=problems(503))
 async def readyz(service: ServiceOf) -> Readiness:
-    """Answers 200 when the database can be used; `full` when new sessions would have to wait."""
-    await service.database_works()
+    """Answers 200 when all of the service works; `full` when new sessions would have to wait.
+
+    503 tells what of the work in the background is down, and why. It is begun anew by itself.
+    """
+    await service.check_ready()
     full = service.sessions.admission.waiting > 0
     ready = dict(service.sessions.pool.ready)
     return Readiness(status="full" if full else "ready", sessions=len(service.sessions.live), pool=ready)

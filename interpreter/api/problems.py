@@ -78,6 +78,7 @@ STATUSES: Final[dict[str, int]] = {
     "busy": 429,
     "host_full": 503,
     "draining": 503,
+    "not_ready": 503,
     "machine_start_failed": 503,
     "guest_unresponsive": 504,
     "execution_timeout": 504,

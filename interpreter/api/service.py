@@ -8,7 +8,9 @@ from fastapi.requests import HTTPConnection
 
 from interpreter.accounting.usage import UsageReader
 from interpreter.engine.engine import Engine
+from interpreter.errors import NotReady
 from interpreter.sessions.service import Sessions
+from interpreter.sessions.supervised import Supervisor
 from interpreter.settings import Settings
 from interpreter.store.store import Store
 
@@ -22,11 +24,15 @@ class Service:
     sessions: Sessions
     store: Store
     usage: UsageReader
+    supervisor: Supervisor
     started_at: float
     """Seconds since 1970."""
 
-    async def database_works(self) -> None:
-        """Raises HostError, DiskFull."""
+    async def check_ready(self) -> None:
+        """Raises NotReady when work in the background is down, HostError and DiskFull when the database is."""
+        if self.supervisor.down:
+            parts = "; ".join(f"{name}: {cause}" for name, cause in self.supervisor.down.items())
+            raise NotReady(f"not all of the service works: {parts}", hint="It is tried again; the log tells more")
         await self.store.database.run(lambda connection: connection.execute("SELECT 1").fetchone())
 
 

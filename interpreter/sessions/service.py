@@ -27,6 +27,7 @@ from interpreter.kernel.channels import MAIN
 from interpreter.sessions.admission import MIB, Admission, available_memory
 from interpreter.sessions.live import LiveSession
 from interpreter.sessions.pool import Ending, HeldSession, Pool, restore
+from interpreter.sessions.supervised import Supervisor
 from interpreter.settings import Settings
 from interpreter.store.paging import Page
 from interpreter.store.records import Front, NetworkMode, NewSession, Reason, SessionRecord, State, TimeoutMode
@@ -70,9 +71,9 @@ class Sessions:
         Raises TemplateNotFound, InvalidRequest, TenantLimit, HostFull, Draining, and what a restore raises.
         """
         template = wanted.template or self.settings.default_template
-        loaded = await self.engine.load(template)
-        _check(wanted, loaded.spec.cpus, loaded.spec.memory_mb, template)
-        async with self.admission.ticket(tenant, loaded.spec.cpus) as ticket:
+        definition = (await self.engine.find(template)).manifest.definition
+        _check(wanted, definition.cpus, definition.memory_mb, template)
+        async with self.admission.ticket(tenant, definition.cpus) as ticket:
             now = self._clock.now()
             record = SessionRecord(
                 id=secrets.token_hex(_ID_BYTES),
@@ -82,11 +83,12 @@ class Sessions:
                 state=State.PENDING,
                 created_at=now,
                 last_used_at=now,
+                used_elapsed=self._clock.elapsed(),
                 timeout_seconds=wanted.timeout_seconds or self.settings.default_timeout,
                 timeout_mode=wanted.timeout_mode,
                 network_mode=wanted.network_mode,
-                cpus=loaded.spec.cpus,
-                memory_mb=loaded.spec.memory_mb,
+                cpus=definition.cpus,
+                memory_mb=definition.memory_mb,
                 env=wanted.env,
                 metadata=wanted.metadata,
                 contexts=[MAIN],
@@ -231,12 +233,14 @@ class Sessions:
         return held
 
     async def _begin(self, live: LiveSession) -> SessionRecord:
-        now = self._clock.now()
+        now, elapsed = self._clock.now(), self._clock.elapsed()
         self._live[live.record.id] = live
         await live.change(
             state=State.RUNNING,
-            started_at=live.record.started_at or now,
+            started_at=now,
+            started_elapsed=elapsed,
             last_used_at=now,
+            used_elapsed=elapsed,
             machine=live.held.place.name,
         )
         await self.ledger.open_account(live.record.id, Meter(live.session.machine_pid))
@@ -341,24 +345,23 @@ class Sessions:
 
 
 @asynccontextmanager
-async def open_sessions(settings: Settings, engine: Engine, store: Store, clock: Clock) -> AsyncGenerator[Sessions]:
+async def open_sessions(
+    settings: Settings, engine: Engine, store: Store, clock: Clock, supervisor: Supervisor
+) -> AsyncGenerator[Sessions]:
     """The sessions of a service, with those of an earlier one taken back; all end when the block is left."""
     ledger = Ledger(store.database, clock)
     sessions = Sessions(settings, engine, store, ledger, clock)
     await sessions.take_back()
     kept = KeptDays(settings.keep_sessions_days, settings.keep_results_days, settings.keep_usage_days)
-    retention = Retention(store.database, kept, clock)
-    works = (ledger.run(), sessions.pool.run(), sessions.guard_memory(), retention.run())
-    background = [asyncio.create_task(work) for work in works]
-    for task in background:
-        task.add_done_callback(_tell_failure)
+    supervisor.keep("retention", Retention(store.database, kept, clock).run)
+    supervisor.keep("ledger", ledger.run)
+    supervisor.keep("memory guard", sessions.guard_memory)
+    filling = supervisor.keep("pool", sessions.pool.run)
     try:
         yield sessions
     finally:
         await sessions.drain()
-        for task in background:
-            task.cancel()
-        await asyncio.wait(background)
+        await supervisor.stop(filling)
         await sessions.pool.close()
 
 
@@ -375,11 +378,6 @@ def _farewell(record: SessionRecord) -> str:
             return "the service is being stopped"
         case _:
             return (record.message or "the session ended")[:100]
-
-
-def _tell_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("work in the background ended", exc_info=error)
 
 
 def _check(wanted: NewSession, cpus: int, memory_mb: int, template: str) -> None:
