@@ -1,10 +1,12 @@
 """What tests share: templates built once a run, one engine that restores sessions from the smaller one.
 
-Tests marked ``machine`` use real machines. Their state lies under ``INTERPRETER_HOME`` when that is set, else in
-a folder that is kept between runs in the user's cache; a template is built unless the very same is there.
+Tests marked ``machine`` use real machines, or the guest's agent with its kernels on this host. Their state lies under
+``INTERPRETER_HOME`` when that is set, else in a folder that is kept between runs in the user's cache; a template is
+built unless the very same is there.
 """
 
 import os
+import re
 import signal
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -18,8 +20,8 @@ TEMPLATE = "base"
 DATA_TEMPLATE = "python-data"
 
 # How long an example takes tells more of what else the machine does than of the code.
-hypothesis_settings.register_profile("no-deadline", deadline=None)
-hypothesis_settings.load_profile("no-deadline")
+hypothesis_settings.register_profile("whole", deadline=None)
+hypothesis_settings.register_profile("fast", deadline=None, max_examples=20)
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -52,9 +54,25 @@ async def session(engine: Engine) -> AsyncGenerator[Session]:
         yield session
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis_settings.load_profile("fast" if config.option.markexpr == "not machine" else "whole")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The first machine test may have to build a template, which takes minutes; each has a bound all the same.
     for item in items:
-        if "engine" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.machine)
+        fixtures = getattr(item, "fixturenames", ())
+        if "engine" in fixtures:
+            # The first machine test may have to build a template, which takes minutes; each has a bound all the same.
             item.add_marker(pytest.mark.timeout(900))
+        if "engine" in fixtures or "guest" in fixtures:
+            item.add_marker(pytest.mark.machine)
+
+
+_ALL_NEED_MACHINES = re.compile(r"^pytestmark = .*pytest\.mark\.machine\b", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The fast tests do not even import what they leave out, which is most of their time."""
+    if config.option.markexpr != "not machine" or collection_path.suffix != ".py":
+        return None
+    return bool(_ALL_NEED_MACHINES.search(collection_path.read_text(encoding="utf-8"))) or None

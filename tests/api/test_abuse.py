@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from served import SECONDS, Api
 
+pytestmark = pytest.mark.machine
+
 BOMB = """
 import os
 while True:

@@ -24,6 +24,8 @@ from interpreter.errors import (
     TooLarge,
 )
 
+pytestmark = pytest.mark.machine
+
 
 @pytest.fixture
 async def client(api: Api) -> AsyncGenerator[AsyncClient]:

@@ -11,6 +11,8 @@ import zipfile
 import pytest
 from served import Api
 
+pytestmark = pytest.mark.machine
+
 
 def at(session_id: str, route: str = "") -> str:
     return f"/v1/sessions/{session_id}/files{route}"

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 from served import Api
 
+pytestmark = pytest.mark.machine
+
 
 async def test_the_description_names_every_error_and_has_examples(api: Api) -> None:
     document = (await api.client.get("/openapi.json")).json()

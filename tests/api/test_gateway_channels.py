@@ -14,6 +14,8 @@ from served import SECONDS, Api, own_home, serve
 
 from interpreter import Engine, Settings
 
+pytestmark = pytest.mark.machine
+
 KEY = "a-key-of-the-tests"
 both = pytest.mark.parametrize("v1", [False, True], ids=["json", "v1"])
 

@@ -15,6 +15,8 @@ from served import Api, own_home, serve
 
 from interpreter import Engine, Settings
 
+pytestmark = pytest.mark.machine
+
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks" / "in_kernel"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 SECONDS = 200

@@ -15,6 +15,8 @@ from served import SECONDS, Api, own_home, serve
 from interpreter import Engine, Settings
 from interpreter.sessions.live import LiveSession
 
+pytestmark = pytest.mark.machine
+
 
 @asynccontextmanager
 async def own(settings: Settings, folder: Path, **more: Any) -> AsyncGenerator[tuple[Api, ManualClock]]:

@@ -9,6 +9,8 @@ from served import SECONDS, Api
 
 from interpreter.engine.kernel import KernelChange
 
+pytestmark = pytest.mark.machine
+
 ENDS_AT_ONCE = ".ipython/profile_default/startup/ends.py"
 
 

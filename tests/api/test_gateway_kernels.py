@@ -10,6 +10,8 @@ from served import Api
 
 from interpreter.store.records import Front
 
+pytestmark = pytest.mark.machine
+
 UNKNOWN = "5f0c1f7e-1d4b-4b5f-9a0e-6f1b2c3d4e5f"
 
 

@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from served import Api
 
+pytestmark = pytest.mark.machine
+
 # The kernel keeps the parts of each comm message as they came, and sends them back as buffers.
 ECHO = """
 import json

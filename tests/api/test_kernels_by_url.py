@@ -19,6 +19,8 @@ from jupyter_client.manager import AsyncKernelManager
 from kernel_client import ToldManager, connected, run, wait_for
 from served import SECONDS, Api
 
+pytestmark = pytest.mark.machine
+
 
 @pytest.fixture(scope="session")
 def kernelspec(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Path:

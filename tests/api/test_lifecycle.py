@@ -14,6 +14,8 @@ from served import SECONDS, Api, own_home, serve
 
 from interpreter import Engine, Settings
 
+pytestmark = pytest.mark.machine
+
 
 @asynccontextmanager
 async def own(settings: Settings, folder: Path, **more: Any) -> AsyncGenerator[tuple[Api, ManualClock]]:

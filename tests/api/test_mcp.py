@@ -28,6 +28,8 @@ from interpreter import Settings
 from interpreter.mcp.sandbox import REPLACED
 from interpreter.mcp.text import LIMIT
 
+pytestmark = pytest.mark.machine
+
 TOOLS = {"execute_code", "run_command", "upload_file", "download_file", "list_files", "restart"}
 PROGRAM = str(Path(sys.executable).with_name("interpreter"))
 PIXEL = base64.b64decode(

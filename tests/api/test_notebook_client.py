@@ -14,6 +14,8 @@ from served import SECONDS, Api
 from interpreter.client import AsyncClient, AsyncSession, Client
 from interpreter.errors import FileNotFound, InvalidRequest, NotFound
 
+pytestmark = pytest.mark.machine
+
 
 @pytest.fixture
 async def client(api: Api) -> AsyncGenerator[AsyncClient]:

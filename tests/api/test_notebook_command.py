@@ -13,6 +13,8 @@ import nbformat
 import pytest
 from served import SECONDS, Api
 
+pytestmark = pytest.mark.machine
+
 HIDDEN = {"INTERPRETER_API_KEY", "FORCE_COLOR"}
 
 

@@ -15,6 +15,8 @@ from served import Api
 
 from interpreter.events import joined
 
+pytestmark = pytest.mark.machine
+
 URL = "/v1/notebooks/execute"
 
 

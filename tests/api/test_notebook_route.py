@@ -9,6 +9,8 @@ import nbformat
 import pytest
 from served import SECONDS, Api
 
+pytestmark = pytest.mark.machine
+
 URL = "/v1/notebooks/execute"
 EVENTS = {"Accept": "text/event-stream"}
 

@@ -4,9 +4,12 @@ import asyncio
 import sys
 from pathlib import Path
 
+import pytest
 from served import own_home, serve
 
 from interpreter import Engine, Settings
+
+pytestmark = pytest.mark.machine
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from served import SECONDS, Api
 
+pytestmark = pytest.mark.machine
+
 HIDDEN = {"INTERPRETER_API_KEY", "FORCE_COLOR"}
 
 

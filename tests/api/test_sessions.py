@@ -5,6 +5,8 @@ import asyncio
 import pytest
 from served import Api
 
+pytestmark = pytest.mark.machine
+
 
 async def test_a_session_runs_when_it_is_answered(api: Api, session_id: str) -> None:
     seen = (await api.client.get(f"/v1/sessions/{session_id}")).json()

@@ -8,6 +8,8 @@ import httpx
 import pytest
 from served import SECONDS, Api
 
+pytestmark = pytest.mark.machine
+
 EVENTS = {"Accept": "text/event-stream"}
 
 

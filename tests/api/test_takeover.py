@@ -18,6 +18,8 @@ from served import SECONDS, own_home
 
 from interpreter import Engine, Settings
 
+pytestmark = pytest.mark.machine
+
 
 @asynccontextmanager
 async def serving(home: Path, **more: str) -> AsyncGenerator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:

@@ -11,6 +11,8 @@ from served import Api
 
 from interpreter.clock import SystemClock
 
+pytestmark = pytest.mark.machine
+
 MB = 1_000_000
 
 

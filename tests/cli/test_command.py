@@ -11,6 +11,8 @@ import pytest
 
 from interpreter import Engine, Settings
 
+pytestmark = pytest.mark.machine
+
 
 async def interpreter(settings: Settings, *arguments: str, **more: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(

@@ -12,6 +12,8 @@ from interpreter import Engine, Session
 from interpreter.errors import GuestUnresponsive
 from interpreter.kernel.connection import connect_kernel
 
+pytestmark = pytest.mark.machine
+
 UNIQUE = {
     "os.urandom": "__import__('os').urandom(16).hex()",
     "getrandom": "__import__('os').getrandom(16).hex()",

@@ -29,6 +29,8 @@ from interpreter.engine.renewal import Renewal
 from interpreter.engine.restore import Listeners, restore_guest
 from interpreter.templates.store import TemplateStore
 
+pytestmark = pytest.mark.machine
+
 TEMPLATE = "base"
 
 

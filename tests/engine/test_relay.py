@@ -3,10 +3,14 @@
 import asyncio
 import os
 
+import pytest
+
 from interpreter import Session
 from interpreter.kernel.connection import KernelConnection
 from interpreter.kernel.framing import open_service
 from kernel_guest.frames import Kind
+
+pytestmark = pytest.mark.machine
 
 ECHO = """
 def target(comm, message):

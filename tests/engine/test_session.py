@@ -23,6 +23,8 @@ from interpreter import (
     UpdateDisplayData,
 )
 
+pytestmark = pytest.mark.machine
+
 
 async def test_the_last_expression_comes_back_as_a_mime_bundle(session: Session) -> None:
     result = await session.execute("1 + 1")

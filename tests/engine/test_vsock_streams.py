@@ -10,6 +10,8 @@ import pytest
 
 from interpreter import Session, VsockConnectError
 
+pytestmark = pytest.mark.machine
+
 SERVER = """
 import socket, threading
 def echo(connection):

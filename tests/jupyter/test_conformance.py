@@ -8,7 +8,7 @@ from jupyter_kernel_test.msgspec_v5 import validate_message
 
 SECONDS = 30
 
-pytestmark = pytest.mark.usefixtures("kernelspecs")
+pytestmark = [pytest.mark.machine, pytest.mark.usefixtures("kernelspecs")]
 
 
 class Samples(jupyter_kernel_test.KernelTests):

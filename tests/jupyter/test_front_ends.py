@@ -16,6 +16,8 @@ import pytest
 from nbformat import NotebookNode
 from started_kernel import LAUNCHED, PROVISIONED, machines_of
 
+pytestmark = pytest.mark.machine
+
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks" / "in_kernel"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 SECONDS = 200

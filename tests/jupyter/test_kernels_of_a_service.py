@@ -20,6 +20,8 @@ from started_kernel import PROVISIONED
 
 from interpreter import Settings
 
+pytestmark = pytest.mark.machine
+
 NAME = "of-a-service"
 KEY = "a-key-of-the-tests"
 

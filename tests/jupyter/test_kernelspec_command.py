@@ -13,6 +13,8 @@ from jupyter_client.kernelspec import KernelSpecManager
 
 from interpreter import Engine, Settings
 
+pytestmark = pytest.mark.machine
+
 Result = subprocess.CompletedProcess[str]
 
 

@@ -18,6 +18,8 @@ from kernel_client import ToldManager, connected, run, wait_for
 from served import SECONDS
 from started_kernel import LAUNCHED, machines_of
 
+pytestmark = pytest.mark.machine
+
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 Process = asyncio.subprocess.Process
 

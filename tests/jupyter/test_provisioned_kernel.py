@@ -31,6 +31,8 @@ from started_kernel import PROVISIONED, Started, machines_of
 from interpreter.errors import HostError
 from interpreter.jupyter.embedded import EmbeddedGuests
 
+pytestmark = pytest.mark.machine
+
 Start = Callable[..., Started]
 Machines = Callable[[], list[int]]
 

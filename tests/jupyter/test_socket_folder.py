@@ -66,6 +66,6 @@ def _many(parent: str) -> bool:
 
 
 def test_processes_that_make_them_at_once_do_not_take_each_others(parent: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        assert all(pool.map(_many, [str(parent)] * 4, chunksize=1))
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert all(pool.map(_many, [str(parent)] * 2, chunksize=1))
     assert list(parent.iterdir()) == []

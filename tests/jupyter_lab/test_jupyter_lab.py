@@ -9,6 +9,8 @@ from lab_server import LabServer
 from playwright.async_api import expect
 from served import Api
 
+pytestmark = pytest.mark.machine
+
 TABLE = """
 import numpy as np, pandas as pd
 rng, months = np.random.default_rng(7), pd.date_range("2026-01-01", periods=12, freq="MS")

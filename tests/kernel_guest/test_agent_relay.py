@@ -12,6 +12,8 @@ from interpreter.kernel.framing import FrameStream, open_service
 from interpreter.kernel.message import Codec, Message
 from kernel_guest.frames import Frame, Kind
 
+pytestmark = pytest.mark.machine
+
 LISTEN = """
 def target(comm, opening):
     @comm.on_msg

@@ -19,6 +19,8 @@ from kernel_guest import archive as guest_archive
 from kernel_guest.archive import open_root, send_archive
 from kernel_guest.frames import Frame, Kind, encode
 
+pytestmark = pytest.mark.machine
+
 FORMATS: tuple[ArchiveFormat, ...] = ("tar.gz", "tar", "zip")
 
 

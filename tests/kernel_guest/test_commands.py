@@ -17,7 +17,7 @@ from interpreter.kernel.framing import FrameStream, open_service
 from kernel_guest.frames import STDIN_WINDOW, Frame, Kind, encode
 from kernel_guest.processes import Reaper
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.machine, pytest.mark.timeout(120)]
 
 
 async def everything(command: Command) -> dict[str, bytes]:

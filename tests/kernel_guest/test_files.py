@@ -13,6 +13,8 @@ from interpreter.errors import GuestRefused, TransferError
 from interpreter.kernel.files import PIECE, get_file, put_file
 from interpreter.kernel.framing import FrameStream, open_service
 
+pytestmark = pytest.mark.machine
+
 
 async def get(guest: Guest, path: str) -> bytes:
     async with get_file(guest.connect, path) as file:

@@ -14,6 +14,8 @@ from interpreter.kernel.control import Event
 from interpreter.kernel.framing import FrameStream, open_service
 from kernel_guest.frames import AGENT_PORT, Frame, Kind, encode
 
+pytestmark = pytest.mark.machine
+
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 async def test_a_kernel_that_kills_itself_is_told_of_with_its_status(guest: Guest, number: signal.Signals) -> None:

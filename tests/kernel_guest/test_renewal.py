@@ -12,6 +12,8 @@ from interpreter.kernel.framing import open_service
 from interpreter.kernel.message import Codec
 from kernel_guest.frames import Kind
 
+pytestmark = pytest.mark.machine
+
 DRAW = """
 import os, random, tempfile, uuid
 print(random.random(), uuid.uuid1().node, uuid.uuid1(), os.path.basename(tempfile.mktemp()))

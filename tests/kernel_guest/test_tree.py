@@ -28,6 +28,8 @@ from interpreter.kernel.paths import MAX_NAME, MAX_PATH, check_path
 from kernel_guest.files import FileRefused
 from kernel_guest.tree import move as move_on_host
 
+pytestmark = pytest.mark.machine
+
 
 @pytest.fixture
 def folder(guest: Guest, request: pytest.FixtureRequest) -> Path:
