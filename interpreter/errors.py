@@ -9,6 +9,7 @@ InterpreterError
 │   ├── TemplateNotFound        no such definition, or not built
 │   ├── TemplateInvalid         template.toml has a mistake
 │   ├── TemplateBuildFailed     a step of the build failed
+│   ├── TemplateOutdated        it was built by a version that this one does not go on from
 │   └── SnapshotDamaged         a built file is cut short or altered
 ├── MachineError
 │   ├── MachineStartFailed      QEMU did not come up or refused its snapshot
@@ -114,6 +115,12 @@ class TemplateBuildFailed(TemplateError):
     """A step of the build failed."""
 
     code = "template_build_failed"
+
+
+class TemplateOutdated(TemplateError):
+    """It, or a machine of it, is of another version of the service, too far from this one."""
+
+    code = "template_outdated"
 
 
 class SnapshotDamaged(TemplateError):

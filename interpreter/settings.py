@@ -65,6 +65,9 @@ class Settings(BaseSettings):
         le=0x7FFF_0000,
         description="First of the 65,536 user ids that machines run as when the service is root.",
     )
+    renew_templates: bool = Field(
+        default=False, description="Whether `interpreter serve` builds outdated templates anew by itself."
+    )
     boot_timeout: float = Field(
         default=900.0, gt=0, description="Seconds that a template may take from power-on to a warm kernel."
     )

@@ -14,7 +14,7 @@ import zmq
 from kernel_guest import archive, files, system, tree
 from kernel_guest.commands import RunningCommand, command_of
 from kernel_guest.context import MAIN, Context, NoKernel, Places
-from kernel_guest.frames import CHANNELS, VERSION, Frame, FrameDecoder, FrameError, Kind, decode, encode
+from kernel_guest.frames import AGENT_VERSION, CHANNELS, Frame, FrameDecoder, FrameError, Kind, decode, encode
 from kernel_guest.groups import Group
 from kernel_guest.processes import KernelIdentity, Zygote
 from kernel_guest.relay import channel_path, splice
@@ -129,7 +129,7 @@ class Agent:
     async def control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve the control stream until it ends."""
         self._control = writer
-        self._tell({"event": "hello", "version": VERSION})
+        self._tell({"event": "hello", "version": AGENT_VERSION})
         decoder = FrameDecoder()
         calls: set[asyncio.Task[None]] = set()
         try:

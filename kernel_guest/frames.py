@@ -16,6 +16,11 @@ from typing import Any, Final, cast
 import msgpack  # pyright: ignore[reportMissingTypeStubs]
 
 VERSION: Final = 1
+"""The form of a frame, which stands in each."""
+AGENT_VERSION: Final = 2
+"""What is said in frames: the agent's services and operations, and how it meets the host. It tells the host first of
+all. One more with every change that the host must know of, which then speaks both for a while
+(`interpreter.kernel.versions`)."""
 MAX_FRAME: Final = 256 * 1024 * 1024
 """Longest frame, in bytes. A longer one is an error: the stream is closed."""
 

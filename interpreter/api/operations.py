@@ -1,16 +1,16 @@
 """Routes for whoever runs the service: health, readiness, metrics, templates."""
 
+import asyncio
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from interpreter.api.metrics import Metrics
 from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf
-from interpreter.templates.definition import defined_names
-from interpreter.templates.store import TemplateStore
+from interpreter.templates.overview import known_templates
 
 router = APIRouter(tags=["operations"])
 
@@ -34,6 +34,9 @@ class TemplateView(BaseModel):
 
     name: str
     built: bool
+    outdated: bool = Field(
+        default=False, description="What would be built now is another; `interpreter template build NAME` renews it."
+    )
     hash: str | None = None
     description: str = ""
     cpus: int | None = None
@@ -75,18 +78,18 @@ async def metrics(request: Request) -> Response:
 @router.get("/v1/templates", summary="List templates", tags=["templates"], responses=problems())
 async def templates(service: ServiceOf) -> TemplateList:
     """What sessions can be restored from: `built` ones. Templates are built with `interpreter template build`."""
-    built = TemplateStore(service.settings.templates_home).list()
     views: list[TemplateView] = []
-    for name in sorted(defined_names(service.settings) | built.keys()):
-        manifest = built[name].manifest if name in built else None
-        if manifest is None:
-            views.append(TemplateView(name=name, built=False))
+    for known in await asyncio.to_thread(known_templates, service.settings):
+        if known.built is None:
+            views.append(TemplateView(name=known.name, built=False, outdated=known.outdated))
             continue
+        manifest = known.built.manifest
         definition = manifest.definition
         views.append(
             TemplateView(
-                name=name,
+                name=known.name,
                 built=True,
+                outdated=known.outdated,
                 hash=manifest.content_hash,
                 description=definition.description,
                 cpus=definition.cpus,

@@ -76,6 +76,7 @@ STATUSES: Final[dict[str, int]] = {
     "file_permission": 403,
     "tenant_limit": 429,
     "busy": 429,
+    "template_outdated": 503,
     "host_full": 503,
     "draining": 503,
     "not_ready": 503,

@@ -11,7 +11,7 @@ from rich.table import Table
 from interpreter.cli.terminal import err, out, print_json
 from interpreter.settings import Accelerator, Settings
 from interpreter.templates.build import build_template
-from interpreter.templates.definition import defined_names
+from interpreter.templates.overview import known_templates
 from interpreter.templates.rootfs import Progress
 from interpreter.templates.snapshot import find_snapshot
 from interpreter.templates.store import BuiltTemplate, TemplateStore
@@ -60,17 +60,20 @@ async def build(settings: Settings, name: str, *, force: bool, json_output: bool
 
 def list_all(settings: Settings, *, json_output: bool) -> None:
     """List what is defined and what is built."""
-    built = TemplateStore(settings.templates_home).list()
-    names = sorted(defined_names(settings) | built.keys())
-    rows = [_summary(name, built.get(name)) for name in names]
+    known = known_templates(settings)
+    rows = [{**_summary(one.name, one.built), "outdated": one.outdated} for one in known]
     if json_output:
         print_json({"templates": rows})
         return
     table = Table("name", "built", "hash", "memory", "packages", "on disk", box=None)
     for row in rows:
-        cells = (row["name"], row["created"] or "no", str(row["hash"] or "")[:12], row["memory_mb"], row["packages"])
+        built = f"{row['created'] or 'no'}{' (outdated)' if row['outdated'] else ''}"
+        cells = (row["name"], built, str(row["hash"] or "")[:12], row["memory_mb"], row["packages"])
         table.add_row(*(str(cell if cell is not None else "") for cell in cells), _megabytes(row["disk_bytes"]))
     out.print(table)
+    for one in known:
+        if one.outdated and one.defined:
+            err.print(f"{one.name} is outdated. Build it anew: interpreter template build {one.name}")
 
 
 def show(settings: Settings, name: str, *, json_output: bool) -> None:

@@ -57,6 +57,8 @@ class TemplateInfo(_Answer):
 
     name: str
     built: bool
+    outdated: bool = False
+    """What would be built now is another: ``interpreter template build NAME`` renews it."""
     hash: str | None = None
     description: str = ""
     cpus: int | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 from interpreter.errors import GuestMisbehaved, GuestUnresponsive, InterpreterError, MachineDied
 from interpreter.kernel.framing import FrameStream, error_of
+from interpreter.kernel.versions import check_known, check_spoken
 from kernel_guest.frames import Kind
 
 Event = dict[str, Any]
@@ -16,7 +17,9 @@ Event = dict[str, Any]
 class AgentControl:
     """Calls over one control stream; several may be under way. Made by ``serve_control``."""
 
-    def __init__(self, stream: FrameStream, on_event: Callable[[Event], None]) -> None:
+    def __init__(self, stream: FrameStream, version: int, on_event: Callable[[Event], None]) -> None:
+        self.version = version
+        """The agent's."""
         self._stream = stream
         self._on_event = on_event
         self._calls: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -27,6 +30,7 @@ class AgentControl:
         """Ask the agent for something. Raises GuestRefused, GuestUnresponsive, MachineDied, GuestMisbehaved."""
         if self._failure is not None:
             raise self._failure
+        check_known(operation, self.version)
         self._last += 1
         number = self._last
         future = self._calls[number] = asyncio.get_running_loop().create_future()
@@ -95,9 +99,15 @@ async def serve_control(
 ) -> AsyncGenerator[AgentControl]:
     """Speak the control service over a stream that the guest's agent opened.
 
-    ``on_event`` gets each event; ``on_end`` is called once, with the cause, when the stream ends by itself.
+    ``on_event`` gets each event; ``on_end`` is called once, with the cause, when the stream ends by itself. Raises
+    TemplateOutdated, MachineDied, GuestMisbehaved.
     """
-    control = AgentControl(FrameStream(reader, writer), on_event)
+    stream = FrameStream(reader, writer)
+    try:
+        control = AgentControl(stream, await _hello(stream), on_event)
+    except BaseException:
+        writer.transport.abort()
+        raise
     task = asyncio.create_task(control.receive())
     task.add_done_callback(lambda done: None if done.cancelled() else on_end(done.result()))
     try:
@@ -106,3 +116,18 @@ async def serve_control(
         task.cancel()
         await asyncio.wait({task})
         writer.transport.abort()
+
+
+async def _hello(stream: FrameStream) -> int:
+    """The agent's version, which it tells before all else."""
+    try:
+        frame = await stream.receive()
+    except OSError as error:
+        raise MachineDied("the machine ended") from error
+    if frame is None:
+        raise MachineDied("the guest's agent ended")
+    if frame.kind is not Kind.EVENT or frame.body.get("event") != "hello":
+        raise GuestMisbehaved("the guest's agent did not begin with its version")
+    version = integer(frame.body, "version")
+    check_spoken(version)
+    return version

@@ -27,6 +27,7 @@ from interpreter.kernel.channels import MAIN
 from interpreter.sessions.admission import MIB, Admission, available_memory
 from interpreter.sessions.live import LiveSession
 from interpreter.sessions.pool import Ending, HeldSession, Pool, restore
+from interpreter.sessions.rebuilding import rebuild_outdated
 from interpreter.sessions.supervised import Supervisor
 from interpreter.settings import Settings
 from interpreter.store.paging import Page
@@ -357,6 +358,8 @@ async def open_sessions(
     supervisor.keep("ledger", ledger.run)
     supervisor.keep("memory guard", sessions.guard_memory)
     filling = supervisor.keep("pool", sessions.pool.run)
+    if settings.renew_templates:
+        supervisor.keep("renewal of templates", lambda: rebuild_outdated(engine))
     try:
         yield sessions
     finally:

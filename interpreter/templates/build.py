@@ -9,8 +9,9 @@ from interpreter.templates.definition import Template, read_template
 from interpreter.templates.manifest import MANIFEST, Manifest, Snapshot, content_hash, record_file, write_json
 from interpreter.templates.rootfs import Progress, RootFiles, build_rootfs
 from interpreter.templates.snapshot import current_conditions, find_snapshot, make_snapshot
-from interpreter.templates.store import BuiltTemplate, TemplateStore
+from interpreter.templates.store import BuiltTemplate, TemplateStore, rebuild_hint
 from interpreter.templates.verify import verify_files
+from kernel_guest.frames import AGENT_VERSION
 
 
 class Stopwatch:
@@ -92,14 +93,10 @@ def verify_build(built: BuiltTemplate) -> None:
     verify_files(built.folder, built.manifest.files, hint=rebuild_hint(built.manifest.name))
 
 
-def rebuild_hint(name: str) -> str:
-    """What to do about a damaged template."""
-    return f"Build it again: interpreter template build {name} --force"
-
-
 async def _manifest(template: Template, content: str, files: RootFiles) -> Manifest:
     images = (files.rootfs, files.kernel, files.initramfs)
     return Manifest(
+        agent_version=AGENT_VERSION,
         name=template.name,
         content_hash=content,
         definition=template.definition,

@@ -7,12 +7,13 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from interpreter.kernel.versions import check_spoken
 from interpreter.settings import Accelerator, Settings
-from interpreter.templates.build import ensure_snapshot, rebuild_hint, verify_build
+from interpreter.templates.build import ensure_snapshot, verify_build
 from interpreter.templates.manifest import Manifest
 from interpreter.templates.rootfs import Progress
 from interpreter.templates.snapshot import DEVICES, MEMORY, SCRATCH, SNAPSHOT_FOLDER
-from interpreter.templates.store import TemplateStore, disk_errors
+from interpreter.templates.store import TemplateStore, disk_errors, rebuild_hint
 from interpreter.templates.verify import verify_files
 from interpreter.vm.command import MachineSpec
 from interpreter.vm.memory import load_memory
@@ -37,12 +38,16 @@ async def load_template(
 ) -> AsyncGenerator[LoadedTemplate]:
     """Check and open a built template; its snapshot is made again when it does not fit this host.
 
-    Raises TemplateNotFound, SnapshotDamaged, DiskFull, and what making a snapshot raises.
+    Raises TemplateNotFound, TemplateOutdated, SnapshotDamaged, DiskFull, and what making a snapshot raises.
     """
     store = TemplateStore(settings.templates_home)
-    async with store.lock(store.find(name).manifest.name):
+    manifest = store.find(name).manifest
+    # Not after the lock: who builds it anew holds that for minutes.
+    check_spoken(manifest.agent_version, manifest.name)
+    async with store.lock(manifest.name):
         # Again under the lock: meanwhile another build may have taken the name.
         built = store.find(name)
+        check_spoken(built.manifest.agent_version, built.manifest.name)
         snapshot = await ensure_snapshot(settings, built, accelerator, progress)
         with contextlib.ExitStack() as stack:
             # Opened before they are checked and while the lock is held: what is used is what was checked.

@@ -5,11 +5,11 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from interpreter.errors import SnapshotDamaged
+from interpreter.errors import SnapshotDamaged, TemplateOutdated
 from interpreter.settings import Accelerator
 from interpreter.templates.definition import Definition, Template
 from interpreter.templates.rootfs import builder_sources
@@ -17,6 +17,8 @@ from interpreter.vm.command import MACHINE_TYPE, MachineSpec
 from interpreter.vm.memory import extents
 
 FORMAT: Final = 1
+_FIRST_AGENT: Final = 1
+"""Version of the agent in builds from before it was noted."""
 MANIFEST: Final = "manifest.json"
 SNAPSHOT_MANIFEST: Final = "snapshot.json"
 _BLOCK: Final = 64 * 1024
@@ -64,7 +66,8 @@ class Snapshot(BaseModel):
 class Manifest(BaseModel):
     """``manifest.json``."""
 
-    format: int = FORMAT
+    format: Literal[1] = FORMAT
+    agent_version: int = _FIRST_AGENT
     name: str
     content_hash: str
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
@@ -133,11 +136,13 @@ T = TypeVar("T", Manifest, Snapshot)
 
 
 def read_json(kind: type[T], path: Path) -> T:
-    """Read a manifest. Raises SnapshotDamaged when it is not one, FileNotFoundError."""
+    """Read a manifest. Raises SnapshotDamaged when it is not one, TemplateOutdated, FileNotFoundError."""
     try:
         return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
         fault = error.errors()[0]
+        if fault["loc"] == ("format",):
+            raise TemplateOutdated(f"{path} was written by another version", hint="Build the template anew") from None
         where = ".".join(str(part) for part in fault["loc"])
         raise SnapshotDamaged(f"{path} is damaged: {where} {fault['msg']}", hint="Build the template again") from None
 

@@ -18,7 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from interpreter.errors import DiskFull, HostError, TemplateError, TemplateNotFound
+from interpreter.errors import (
+    DiskFull,
+    HostError,
+    SnapshotDamaged,
+    TemplateError,
+    TemplateNotFound,
+    TemplateOutdated,
+)
 from interpreter.templates.definition import check_name
 from interpreter.templates.manifest import MANIFEST, Manifest, read_json
 
@@ -43,20 +50,34 @@ class TemplateStore:
         self._locks = home / "locks"
 
     def find(self, name: str) -> BuiltTemplate:
-        """The build of a name, or of a content hash (12 digits suffice). Raises TemplateNotFound, SnapshotDamaged."""
+        """The build of a name, or of a content hash (12 digits suffice).
+
+        Raises TemplateNotFound, TemplateOutdated, SnapshotDamaged.
+        """
         folder = self._folder_of(name)
         try:
-            return BuiltTemplate(folder, read_json(Manifest, folder / MANIFEST))
+            built = BuiltTemplate(folder, read_json(Manifest, folder / MANIFEST))
         except FileNotFoundError:
-            raise TemplateNotFound(
-                f"template {name!r} is not built", hint=f"Build it: interpreter template build {name}"
-            ) from None
+            raise _not_built(name) from None
+        except TemplateOutdated as error:
+            raise TemplateOutdated(error.message, hint=renew_hint(name)) from None
+        except SnapshotDamaged as error:
+            raise SnapshotDamaged(error.message, hint=rebuild_hint(name)) from None
+        if built.manifest.content_hash != folder.name:
+            raise SnapshotDamaged(f"{folder} holds the manifest of another build", hint=rebuild_hint(name))
+        return built
+
+    def names(self) -> list[str]:
+        """All names that stand for a build, whatever has become of that."""
+        if not self._names.is_dir():
+            return []
+        # One that begins with a dot is being written.
+        return sorted(path.name for path in self._names.iterdir() if not path.name.startswith("."))
 
     def list(self) -> dict[str, BuiltTemplate]:
         """All names that are built; one with a damaged manifest counts as not built."""
-        names = sorted(path.name for path in self._names.iterdir()) if self._names.is_dir() else []
         found: dict[str, BuiltTemplate] = {}
-        for name in names:
+        for name in self.names():
             with contextlib.suppress(TemplateError):
                 found[name] = self.find(name)
         return found
@@ -79,8 +100,10 @@ class TemplateStore:
 
     def remove(self, name: str) -> None:
         """Forget a name, and its build when no other name stands for it. Sessions that run go on."""
-        self.find(name)
         content = self._hash_of(name)
+        # Not what its manifest says: that may be damaged, or of another version.
+        if not self._folder_of(name).is_dir():
+            raise _not_built(name)
         (self._names / name).unlink(missing_ok=True)
         self._remove_unnamed(content or self._folder_of(name).name)
 
@@ -152,6 +175,16 @@ class TemplateStore:
                 shutil.rmtree(left, ignore_errors=True)
 
 
+def renew_hint(name: str) -> str:
+    """What to do about a build that is of another version."""
+    return f"Build it anew: interpreter template build {name}"
+
+
+def rebuild_hint(name: str) -> str:
+    """What to do about a build that is damaged."""
+    return f"Build it again: interpreter template build {name} --force"
+
+
 @contextmanager
 def disk_errors(folder: Path) -> Generator[None]:
     """Turn errors of the disk under ``folder`` into ours. Raises DiskFull, HostError."""
@@ -161,6 +194,10 @@ def disk_errors(folder: Path) -> Generator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(f"no room is left under {folder}", hint="Free some, or move INTERPRETER_HOME") from error
         raise HostError(f"{folder} cannot be used: {error.strerror}", hint="Set INTERPRETER_HOME") from error
+
+
+def _not_built(name: str) -> TemplateNotFound:
+    return TemplateNotFound(f"template {name!r} is not built", hint=f"Build it: interpreter template build {name}")
 
 
 def _sync_folder(folder: Path) -> None:

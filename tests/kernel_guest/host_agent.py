@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kernel_guest import agent as agent_module
 from kernel_guest import relay
 from kernel_guest.agent import Agent
 from kernel_guest.context import Places
@@ -72,4 +73,6 @@ async def main(folder: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) > 2:
         relay.WELCOME_SECONDS = float(sys.argv[2])
+    if len(sys.argv) > 3:
+        agent_module.AGENT_VERSION = int(sys.argv[3])
     asyncio.run(main(Path(sys.argv[1])))
