@@ -22,7 +22,11 @@ AGENT_VERSION: Final = 2
 all. One more with every change that the host must know of, which then speaks both for a while
 (`interpreter.kernel.versions`)."""
 MAX_FRAME: Final = 256 * 1024 * 1024
-"""Longest frame, in bytes. A longer one is an error: the stream is closed."""
+"""Longest frame that the guest takes, in bytes. A longer one is an error: the stream is closed."""
+MAX_CONTROL: Final = 4 * 1024 * 1024
+"""Longest frame that the host takes from the guest: a page of a folder has fewer bytes,"""
+MAX_MESSAGE: Final = 32 * 1024 * 1024
+"""and a kernel message may have so many."""
 
 _MAX_ITEMS: Final = 50_000
 """Items of all lists and maps in a frame together."""
@@ -68,11 +72,11 @@ class Frame:
     body: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
-def encode(frame: Frame) -> bytes:
+def encode(frame: Frame, limit: int = MAX_FRAME) -> bytes:
     """Turn a frame into the bytes that go on the wire. Raises FrameError when it is too long."""
     payload = _pack([VERSION, str(frame.kind), frame.body], use_bin_type=True)
-    if len(payload) > MAX_FRAME:
-        raise FrameError(f"a frame of {len(payload)} bytes is over the limit of {MAX_FRAME}")
+    if len(payload) > limit:
+        raise FrameError(f"a frame of {len(payload)} bytes is over the limit of {limit}")
     return len(payload).to_bytes(4, "big") + payload
 
 

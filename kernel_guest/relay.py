@@ -15,7 +15,7 @@ from typing import Any, cast
 import zmq
 from zmq.eventloop.zmqstream import ZMQStream
 
-from kernel_guest.frames import Frame, FrameDecoder, FrameError, Kind, encode
+from kernel_guest.frames import MAX_MESSAGE, Frame, FrameDecoder, FrameError, Kind, encode
 from kernel_guest.kernel import IOPUB_MESSAGES, PORTS
 
 WELCOME_SECONDS = 30.0
@@ -23,6 +23,8 @@ WELCOME_SECONDS = 30.0
 
 _READ = 256 * 1024
 _HIGH_WATER = 1024 * 1024
+_DELIMITER = b"<IDS|MSG>"
+_MAX_PARENT = 64 * 1024
 _WELCOME = b'"iopub_welcome"'
 _SOCKET_TYPES = {"shell": zmq.DEALER, "control": zmq.DEALER, "stdin": zmq.DEALER, "hb": zmq.DEALER, "iopub": zmq.SUB}
 
@@ -124,10 +126,11 @@ class Relay:
 
         def receive(parts: Sequence[bytes]) -> None:
             try:
-                writer.write(encode(Frame(Kind.MESSAGE, {"channel": channel, "parts": list(parts)})))
+                frame = encode(Frame(Kind.MESSAGE, {"channel": channel, "parts": list(parts)}), MAX_MESSAGE)
             except FrameError:
-                # Longer than any frame may be: the one message that cannot pass is left out, the rest goes on.
-                return
+                # Longer than the host takes: the one message that cannot pass is left out, the rest goes on.
+                frame = encode(Frame(Kind.MESSAGE, {"channel": channel, **_left_out(parts)}))
+            writer.write(frame)
             transport: Any = writer.transport
             if transport.get_write_buffer_size() > _HIGH_WATER and self._resuming is None:
                 self._pause()
@@ -161,6 +164,13 @@ class Relay:
         # With no kernel there (it died, and none was started since) the message has nowhere to go.
         if stream := self._streams.get(channel):
             stream.send_multipart(cast("list[bytes]", parts))
+
+
+def _left_out(parts: Sequence[bytes]) -> dict[str, Any]:
+    """What is told of a message that is too long: its size, and which request it belongs to."""
+    signed = list(parts)[list(parts).index(_DELIMITER) + 1 :] if _DELIMITER in parts else []
+    parent = signed[2] if len(signed) > 2 and len(signed[2]) <= _MAX_PARENT else b"{}"
+    return {"left_out": sum(map(len, parts)), "parent": parent}
 
 
 async def splice(path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

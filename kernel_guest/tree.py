@@ -19,6 +19,8 @@ from kernel_guest.files import FileRefused
 
 MAX_PAGE = 1000
 """Most entries of one answer."""
+_PAGE_BYTES = 2 * 1024 * 1024
+"""Most bytes of names and links in one answer, about: the host takes no frame of much more."""
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -61,7 +63,14 @@ def list_folder(path: Path, *, after: str, limit: int, hidden: bool) -> dict[str
                 # Only the page is kept, however many there are.
                 names = heapq.nsmallest(limit + 1, _names(descriptor, after, hidden=hidden))
                 more = len(names) > limit
-                entries = [entry for _, name in names[:limit] if (entry := _entry_in(descriptor, name)) is not None]
+                entries, left = list[dict[str, Any]](), _PAGE_BYTES
+                for _, name in names[:limit]:
+                    if (entry := _entry_in(descriptor, name)) is None:
+                        continue
+                    entries.append(entry)
+                    left -= len((entry["name"] + (entry["target"] or "")).encode("utf-8", "replace"))
+                    if left < 0:
+                        return {"entries": entries, "more": True}
                 if entries or not more:
                     return {"entries": entries, "more": more}
                 # All of the page has vanished since its names were read; an empty page could not be gone on from.

@@ -1,12 +1,15 @@
-"""How much a request may bring. A body that is too long is refused before, or while, it is read."""
+"""How much a request may bring. What is too long is refused before, or while, it is read; JSON before it is parsed."""
 
 from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from interpreter.api.problems import answer
+from interpreter.api.problems import answer, refusal_of
+from interpreter.errors import TooLarge
+from interpreter.kernel.limits import check_json
 from interpreter.settings import Settings
 
 _JSON_LIMIT: Final = 16 * 1024 * 1024
@@ -15,7 +18,7 @@ _NOTEBOOKS: Final = "/v1/notebooks/execute"
 
 
 class BodyLimitMiddleware:
-    """Bounds the bodies of requests: files and notebooks by the setting, all else by 16 MiB."""
+    """Bounds the bodies of requests: files and notebooks by the setting; all else is JSON, by 16 MiB and its values."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -42,15 +45,50 @@ class BodyLimitMiddleware:
                 raise HTTPException(413, _message(limit))
             return message
 
-        await self._app(scope, counted, send)
+        if limit != _JSON_LIMIT:
+            await self._app(scope, counted, send)
+            return
+        try:
+            body = await _whole(counted)
+            check_json(body, "the body")
+        except (HTTPException, TooLarge) as error:
+            refusal = self._refuse(limit) if isinstance(error, HTTPException) else refusal_of(error)
+            await refusal(scope, receive, send)
+            return
+        except ClientDisconnect:
+            return
+        await self._app(scope, _again(body, receive), send)
 
     def _limit_of(self, path: str) -> int:
         if path.endswith("/files/upload"):
             return self._upload_limit + _MULTIPART_OVERHEAD
-        return self._upload_limit if "/files/" in path or path == _NOTEBOOKS else _JSON_LIMIT
+        return self._upload_limit if path.endswith("/files/content") or path == _NOTEBOOKS else _JSON_LIMIT
 
     def _refuse(self, limit: int) -> ASGIApp:
         return answer(413, "too_large", _message(limit), hint="Send it in parts")
+
+
+async def _whole(receive: Receive) -> bytes:
+    pieces: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        pieces.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Gives the body that was read, then what comes after it."""
+    left = [body]
+
+    async def again() -> Message:
+        if left:
+            return {"type": "http.request", "body": left.pop(), "more_body": False}
+        return await receive()
+
+    return again
 
 
 def _message(limit: int) -> str:

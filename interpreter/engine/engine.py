@@ -16,7 +16,7 @@ from interpreter.engine.renewal import Renewal
 from interpreter.engine.restore import Listeners, RestoredGuest, restore_guest, take_over_guest
 from interpreter.engine.session import Session
 from interpreter.errors import InterpreterError, KernelDied, TemplateError
-from interpreter.kernel.control import Event
+from interpreter.kernel.control import AgentEvent
 from interpreter.settings import Settings, load_settings
 from interpreter.templates.loaded import LoadedTemplate, load_template
 from interpreter.templates.rootfs import Progress
@@ -222,7 +222,7 @@ class _Events:
         self._on_end = on_end
         self.listeners = Listeners(self._event, self._end)
 
-    def _event(self, event: Event) -> None:
+    def _event(self, event: AgentEvent) -> None:
         if self.session is not None:
             self.session.on_agent_event(event)
 

@@ -9,8 +9,9 @@ import structlog
 
 from interpreter.errors import GuestMisbehaved, InterpreterError, KernelDied
 from interpreter.kernel.connection import KernelConnection
-from interpreter.kernel.control import AgentControl, Event
+from interpreter.kernel.control import AgentControl, AgentEvent
 from interpreter.kernel.execution import INTERRUPT_GRACE, Execution, OnInput
+from interpreter.rate import Rate
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +38,8 @@ class Kernel:
         self._restarting = asyncio.Lock()
         self._exit_expected = False
         self._over: tuple[KernelChange, int | None] | None = None
+        # What a guest does writes the service's log.
+        self._log_rate = Rate(1 / 60, 10)
         connection.on_misbehaved = self._misbehaved
 
     @contextlib.contextmanager
@@ -112,7 +115,7 @@ class Kernel:
                 self._tell("died")
                 raise
 
-    def on_event(self, event: Event) -> None:
+    def on_event(self, event: AgentEvent) -> None:
         """The session hands over what the guest's agent told of this kernel."""
         if event.get("event") == "kernel_started":
             # Also when there was no kernel to end first.
@@ -126,7 +129,8 @@ class Kernel:
             self._exit_expected = False
             return
         status = event.get("status")
-        log.info("kernel died", session=self._session_id, context=self.context, status=status)
+        if self._log_rate.take():
+            log.info("kernel died", session=self._session_id, context=self.context, status=status)
         error = KernelDied(f"the kernel died ({_cause(status)})", hint="Restart it; files are kept")
         self.connection.kernel_died(error)
         self._tell("died", status if isinstance(status, int) else None)
@@ -137,7 +141,8 @@ class Kernel:
         self._tell("ended")
 
     def _misbehaved(self, error: GuestMisbehaved) -> None:
-        log.warning("kernel misbehaved", session=self._session_id, context=self.context, error=error.message)
+        if self._log_rate.take():
+            log.warning("kernel misbehaved", session=self._session_id, context=self.context, error=error.message)
         self._tell("died")
 
     def _tell(self, change: KernelChange, status: int | None = None) -> None:

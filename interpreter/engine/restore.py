@@ -14,7 +14,7 @@ from interpreter.engine.renewal import CLOCK_TOLERANCE_NS, Renewal
 from interpreter.engine.scratch import copy_scratch
 from interpreter.errors import GuestUnresponsive, InterpreterError, MachineDied
 from interpreter.kernel.connection import KernelConnection, connect_kernel
-from interpreter.kernel.control import AgentControl, Event, integer, serve_control
+from interpreter.kernel.control import AgentControl, AgentEvent, integer, serve_control
 from interpreter.settings import Settings
 from interpreter.templates.loaded import LoadedTemplate
 from interpreter.vm.command import MachineFiles
@@ -60,7 +60,7 @@ class RestoredGuest:
 class Listeners:
     """Who is told of what comes from the guest unasked: its agent's events, and why the guest ended by itself."""
 
-    on_event: Callable[[Event], None]
+    on_event: Callable[[AgentEvent], None]
     on_end: Callable[[InterpreterError], None]
 
 

@@ -14,7 +14,7 @@ from interpreter.engine.restore import RestoredGuest
 from interpreter.errors import InterpreterError, KernelDied, TransferError
 from interpreter.kernel.channels import MAIN
 from interpreter.kernel.connection import connect_kernel
-from interpreter.kernel.control import Event
+from interpreter.kernel.control import AgentEvent
 from interpreter.kernel.execution import Execution, OnInput
 from interpreter.kernel.files import PIECE, GuestFile, get_file, put_file
 
@@ -157,7 +157,7 @@ class Session:
             await _write_whole(target, file)
         return b""
 
-    def on_agent_event(self, event: Event) -> None:
+    def on_agent_event(self, event: AgentEvent) -> None:
         """The engine hands over what the guest's agent told."""
         if kernel := self._kernels.get(str(event.get("context", MAIN))):
             kernel.on_event(event)

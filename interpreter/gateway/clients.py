@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import uuid
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, Literal
@@ -16,13 +17,13 @@ import structlog
 
 from interpreter.clock import Clock
 from interpreter.engine.kernel import RESTART_TIMEOUT, Kernel, KernelChange
-from interpreter.errors import Busy, Conflict, GuestMisbehaved, GuestUnresponsive, InterpreterError
+from interpreter.errors import Busy, Conflict, GuestMisbehaved, GuestUnresponsive, InterpreterError, TooLarge
 from interpreter.gateway.outbox import Item, Outbox
 from interpreter.kernel.channels import KernelChannels, open_channels
-from interpreter.kernel.connection import verified
 from interpreter.kernel.framing import Connect
 from interpreter.kernel.message import Codec, RawMessage
 from interpreter.kernel.websocket import ClientMessage
+from interpreter.rate import Rate
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +58,8 @@ class KernelClient:
         self._codec = codec
         self._outbox = Outbox(limit, self._cut, lambda: self._lose("it took nothing of what was sent to it"))
         self._lost: asyncio.Future[str] | None = None
+        # What a kernel does writes the service's log.
+        self._log_rate = Rate(1 / 60, 10)
         self._reading = asyncio.create_task(self._read())
 
     @property
@@ -94,6 +97,10 @@ class KernelClient:
         """A message that it did not get after all."""
         await self._outbox.give_back(item)
 
+    def left_out(self, message: RawMessage, why: str) -> RawMessage:
+        """What it gets in place of a message that cannot be passed to it."""
+        return self._codec.left_out(message, why)
+
     async def put(self, channel: str, message: RawMessage) -> None:
         """A message for it."""
         await self._outbox.put(channel, message)
@@ -112,10 +119,11 @@ class KernelClient:
                 if channel in {"hb", "iopub"}:
                     continue
                 try:
-                    message = await verified(self._codec, parts)
+                    message = self._codec.verify(parts)
                 except GuestMisbehaved as error:
                     # Its output is no better, then, and so the kernel is started again; this client is told of that.
-                    log.warning("a kernel's reply was left out", error=error.message)
+                    if self._log_rate.take():
+                        log.warning("a kernel's reply was left out", error=error.message)
                     continue
                 await self._outbox.put(channel, message)
         except InterpreterError as error:
@@ -158,7 +166,7 @@ class KernelClients:
         self._clients: dict[str, tuple[KernelClient, AsyncExitStack]] = {}
         self._joining = asyncio.Lock()
         self._busy: dict[str, None] = {}
-        self._deaths: list[float] = []
+        self._deaths: deque[float] = deque(maxlen=_RESTARTS + 1)
         self._told_by_caller = False
         self.shut_down = asyncio.Event()
         """Set when a client had the kernel end for good, by a message."""
@@ -278,7 +286,7 @@ class KernelClients:
         # By request: one that is answered beside a cell that runs (kernel_info, on the control channel) ends nothing.
         try:
             state = message.content().get("execution_state")
-        except GuestMisbehaved:
+        except (GuestMisbehaved, TooLarge):
             return
         if state == "busy" and len(self._busy) < _MAX_BUSY and len(message.parent_id) <= _MAX_ID:
             self._busy[message.parent_id] = None
@@ -314,10 +322,9 @@ class KernelClients:
             self._start(self._revive(status))
 
     async def _revive(self, status: int | None) -> None:
-        now = self._clock.now()
-        self._deaths = [*(time for time in self._deaths if now - time < _STABLE_SECONDS), now]
-        wanted = self._restarts or self._clients
-        if wanted and len(self._deaths) <= _RESTARTS:
+        self._deaths.append(self._clock.now())
+        often = len(self._deaths) > _RESTARTS and self._deaths[-1] - self._deaths[0] < _STABLE_SECONDS
+        if (self._restarts or self._clients) and not often:
             # Clients are told by what changes then.
             with contextlib.suppress(InterpreterError):
                 await self._kernel.restart()

@@ -1,22 +1,32 @@
 """A client's channels to a kernel: messages as parts, each way, over one stream of the guest's relay."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from interpreter.errors import GuestMisbehaved, KernelDied, TooLarge
 from interpreter.kernel.framing import Connect, FrameStream, open_service
-from kernel_guest.frames import CHANNELS, FrameError, Kind
+from interpreter.kernel.memory import Room
+from kernel_guest.frames import CHANNELS, MAX_MESSAGE, FrameError, Kind
 
 MAIN: Final = "main"
 """The context that every session has from the start."""
+
+
+OnLeftOut = Callable[[str, bytes, int], Awaitable[None]]
+"""Gets channel, parent header and size of a message that was too long to be passed on."""
 
 
 class KernelChannels:
     """The relay gives each of these an identity of its own: what is asked here is answered here, input included."""
 
     def __init__(self, stream: FrameStream) -> None:
+        self.on_left_out: OnLeftOut | None = None
         self._stream = stream
+
+    def share(self, room: Room) -> None:
+        """Count what arrives in a room that is shared with others."""
+        self._stream.share(room)
 
     async def send(self, channel: str, parts: list[bytes]) -> None:
         """Send a message's parts on shell, control or stdin. Raises KernelDied, TooLarge."""
@@ -29,21 +39,27 @@ class KernelChannels:
 
     async def receive(self) -> tuple[str, list[bytes]]:
         """The next message's channel and parts. Raises KernelDied at the end of the stream, GuestMisbehaved."""
-        try:
-            frame = await self._stream.receive()
-        except OSError as error:
-            raise KernelDied("the machine that the kernel runs in ended") from error
-        if frame is None:
-            raise KernelDied("the kernel's relay ended")
-        if frame.kind is not Kind.MESSAGE:
-            raise GuestMisbehaved(f"the guest sent {frame.kind} among kernel messages")
-        return _unpack(frame.body)
+        while True:
+            try:
+                frame = await self._stream.receive()
+            except OSError as error:
+                raise KernelDied("the machine that the kernel runs in ended") from error
+            if frame is None:
+                raise KernelDied("the kernel's relay ended")
+            if frame.kind is not Kind.MESSAGE:
+                raise GuestMisbehaved(f"the guest sent {frame.kind} among kernel messages")
+            match frame.body:
+                case {"channel": str(channel), "left_out": int(size), "parent": bytes(parent)} if channel in CHANNELS:
+                    if self.on_left_out is not None:
+                        await self.on_left_out(channel, parent, size)
+                case body:
+                    return _unpack(body)
 
 
 @asynccontextmanager
 async def open_channels(connect: Connect, *, context: str = MAIN, iopub: bool = True) -> AsyncGenerator[KernelChannels]:
     """Open channels to a context's kernel; without ``iopub`` all but its output. Raises GuestRefused, VsockError."""
-    async with open_service(connect, "kernel", context=context, iopub=iopub) as stream:
+    async with open_service(connect, "kernel", limit=MAX_MESSAGE, context=context, iopub=iopub) as stream:
         yield KernelChannels(stream)
 
 

@@ -1,16 +1,24 @@
 """One client of a kernel: its five channels over one stream, and who waits for what."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Final
 
-from interpreter.errors import GuestMisbehaved, GuestUnresponsive, InterpreterError, KernelDied
+from interpreter.errors import GuestMisbehaved, GuestUnresponsive, InterpreterError, KernelDied, TooLarge
+from interpreter.events import OUTPUT_TYPES
 from interpreter.kernel.channels import MAIN, KernelChannels, open_channels
 from interpreter.kernel.framing import Connect
-from interpreter.kernel.message import MUCH, Codec, Message, RawMessage
+from interpreter.kernel.memory import Room
+from interpreter.kernel.message import Codec, Message, RawMessage
 
-_QUEUED = 256
-"""Messages that wait for one reader. Past that the stream is not read, the guest's relay stops, and so on back."""
+_INBOX_BYTES: Final = 32 * 1024 * 1024
+"""What waits for the readers of one connection. Past that the stream is not read, and the guest's relay stops."""
+_MESSAGE_BYTES: Final = 2000
+"""What a message takes besides its parts, about."""
+_MUCH: Final = 1024 * 1024
+"""Of what is longer the work is done in steps, with a turn for others after each."""
 
 Arrival = tuple[str, Message]
 """A channel and a message that came on it."""
@@ -19,38 +27,45 @@ OnOutput = Callable[[RawMessage], Awaitable[None]]
 
 
 class Inbox:
-    """The messages that belong to one request, in the order in which they came."""
+    """The messages that belong to one request, in the order in which they came. ``room`` is shared with others."""
 
-    def __init__(self) -> None:
-        self._queue: asyncio.Queue[Arrival | Exception] = asyncio.Queue(_QUEUED)
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._items: deque[tuple[Arrival, int]] = deque()
         self._failure: Exception | None = None
+        self._arrived = asyncio.Event()
         self._closed = False
 
     async def get(self) -> Arrival:
         """The next message. Raises what ended the connection, after all that came before."""
-        if self._queue.empty() and self._failure is not None:
-            raise self._failure
-        item = await self._queue.get()
-        if isinstance(item, Exception):
-            raise item
-        return item
+        while not self._items:
+            if self._failure is not None:
+                raise self._failure
+            self._arrived.clear()
+            await self._arrived.wait()
+        arrival, size = self._items.popleft()
+        self._room.give_back(size)
+        return arrival
 
-    async def put(self, arrival: Arrival) -> None:
-        """Add a message, waiting while there are too many; dropped when nobody reads any more."""
+    async def put(self, arrival: Arrival, size: int) -> None:
+        """Add a message of ``size`` bytes, waiting while there is no room; dropped when nobody reads any more."""
+        while not self._closed and not self._room.fits(size):
+            await self._room.freed()
         if not self._closed:
-            await self._queue.put(arrival)
+            self._room.take(size)
+            self._items.append((arrival, size))
+            self._arrived.set()
 
     def fail(self, error: Exception) -> None:
         """Wake the reader with an error, now or when it has read the rest."""
         self._failure = error
-        if not self._queue.full():
-            self._queue.put_nowait(error)
+        self._arrived.set()
 
     def close(self) -> None:
         """Nobody reads any more: drop what is there, so that a ``put`` that waits for room goes on."""
         self._closed = True
-        while not self._queue.empty():
-            self._queue.get_nowait()
+        self._room.give_back(sum(size for _, size in self._items))
+        self._items.clear()
 
 
 class KernelConnection:
@@ -58,13 +73,24 @@ class KernelConnection:
 
     def __init__(self, channels: KernelChannels, codec: Codec) -> None:
         self._channels = channels
+        channels.on_left_out = self._left_out
         self.codec = codec
         self.on_output: OnOutput | None = None
         self.on_misbehaved: Callable[[GuestMisbehaved], None] | None = None
         """Told when the kernel has sent what is no message of its own; nothing it says counts until it is restarted."""
         self._inboxes: dict[str, Inbox] = {}
+        self._room = Room(_INBOX_BYTES)
         self._failure: InterpreterError | None = None
         self._ended = False
+
+    @property
+    def held(self) -> int:
+        """Bytes of messages that wait for their readers."""
+        return self._room.held
+
+    def share(self, room: Room) -> None:
+        """Count what is under way in a room that is shared with the session's other streams."""
+        self._channels.share(room)
 
     async def send(self, channel: str, message: Message) -> None:
         """Send a message on shell, control or stdin. Raises KernelDied and what else ended the connection."""
@@ -78,7 +104,7 @@ class KernelConnection:
     @contextmanager
     def replies(self, message: Message) -> Generator[Inbox]:
         """Where the messages that belong to ``message`` arrive; enter it before sending."""
-        inbox = Inbox()
+        inbox = Inbox(self._room)
         if self._failure is not None:
             inbox.fail(self._failure)
         self._inboxes[message.header.msg_id] = inbox
@@ -139,27 +165,47 @@ class KernelConnection:
             if self.on_misbehaved is not None:
                 self.on_misbehaved(error)
 
+    async def _left_out(self, channel: str, parent: bytes, size: int) -> None:
+        # Whatever it was: who waits for it is told, as of an output.
+        if channel != "iopub":
+            return
+        notice = self.codec.oversized(parent, size)
+        if self.on_output is not None:
+            await self.on_output(notice)
+        if inbox := self._inboxes.get(notice.parent_id):
+            await inbox.put((channel, notice.whole()), notice.size + _MESSAGE_BYTES)
+
     async def _deliver(self, channel: str, parts: list[bytes]) -> None:
         if channel == "hb":
             return
-        message = await verified(self.codec, parts)
+        message = self.codec.verify(parts)
+        if message.size > _MUCH:
+            await asyncio.sleep(0)
         if channel == "iopub" and self.on_output is not None:
             await self.on_output(message)
         if inbox := self._inboxes.get(message.parent_id):
             try:
-                whole = message.whole()
+                whole = await _whole(self.codec, message)
             except GuestMisbehaved as error:
                 # Signed, so the kernel's own; who waits for it is told, and all else goes on.
                 inbox.fail(error)
             else:
-                await inbox.put((channel, whole))
+                await inbox.put((channel, whole), message.size + _MESSAGE_BYTES)
 
 
-async def verified(codec: Codec, parts: list[bytes]) -> RawMessage:
-    """See ``Codec.verify``. Much of it is done in a thread: others must not wait for it."""
-    if sum(map(len, parts)) < MUCH:
-        return codec.verify(parts)
-    return await asyncio.to_thread(codec.verify, parts)
+async def _whole(codec: Codec, message: RawMessage) -> Message:
+    try:
+        message.check()
+    except TooLarge as error:
+        if message.type in OUTPUT_TYPES:
+            return codec.left_out(message, error.message).whole()
+        raise GuestMisbehaved(error.message) from None
+    if message.size > _MUCH:
+        await asyncio.sleep(0)
+    whole = message.checked()
+    if message.size > _MUCH:
+        await asyncio.sleep(0)
+    return whole
 
 
 @asynccontextmanager

@@ -4,20 +4,25 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from interpreter.errors import GuestMisbehaved, GuestUnresponsive, InterpreterError, MachineDied
 from interpreter.kernel.framing import FrameStream, error_of
 from interpreter.kernel.versions import check_known, check_spoken
+from interpreter.rate import Rate
 from kernel_guest.frames import Kind
 
-Event = dict[str, Any]
+AgentEvent = dict[str, Any]
+"""What the agent tells: that a kernel was started or has exited. Nothing in it is checked."""
+_EVENTS_PER_SECOND: Final = 10.0
+_EVENTS_AT_ONCE: Final = 100
+"""Kernels die and start one by one. Whoever tells more than that is no agent of ours any more."""
 
 
 class AgentControl:
     """Calls over one control stream; several may be under way. Made by ``serve_control``."""
 
-    def __init__(self, stream: FrameStream, version: int, on_event: Callable[[Event], None]) -> None:
+    def __init__(self, stream: FrameStream, version: int, on_event: Callable[[AgentEvent], None]) -> None:
         self.version = version
         """The agent's."""
         self._stream = stream
@@ -25,6 +30,7 @@ class AgentControl:
         self._calls: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._last = 0
         self._failure: InterpreterError | None = None
+        self._rate = Rate(_EVENTS_PER_SECOND, _EVENTS_AT_ONCE)
 
     async def call(self, operation: str, *, timeout: float, **arguments: object) -> dict[str, Any]:
         """Ask the agent for something. Raises GuestRefused, GuestUnresponsive, MachineDied, GuestMisbehaved."""
@@ -59,6 +65,8 @@ class AgentControl:
                     self._failure = MachineDied("the guest's agent ended")
                     break
                 if frame.kind is Kind.EVENT:
+                    if not self._rate.take():
+                        raise GuestMisbehaved(f"the guest told of more than {_EVENTS_PER_SECOND:g} events a second")
                     self._on_event(frame.body)
                     continue
                 self._settle(frame.kind, frame.body, error_of(frame))
@@ -94,7 +102,7 @@ def integer(body: dict[str, Any], key: str) -> int:
 async def serve_control(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
-    on_event: Callable[[Event], None],
+    on_event: Callable[[AgentEvent], None],
     on_end: Callable[[InterpreterError], None],
 ) -> AsyncGenerator[AgentControl]:
     """Speak the control service over a stream that the guest's agent opened.

@@ -3,10 +3,15 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from interpreter.errors import GuestMisbehaved, GuestRefused, InterpreterError, MachineDied, VsockConnectError
-from kernel_guest.frames import AGENT_PORT, MAX_FRAME, Frame, FrameError, Kind, decode, encode
+from interpreter.kernel.memory import Room
+from kernel_guest.frames import AGENT_PORT, MAX_CONTROL, Frame, FrameError, Kind, decode, encode
+
+_TURN_FRAMES: Final = 16
+_TURN_BYTES: Final = 1024 * 1024
+"""So much is taken from one stream, however much is there, before others get their turn."""
 
 Connect = Callable[[int], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 """Opens a stream to a port in the guest."""
@@ -15,11 +20,26 @@ Connect = Callable[[int], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWr
 class FrameStream:
     """A stream of frames. Every byte that comes from it is the guest's, so what is no frame closes it."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, limit: int = MAX_CONTROL) -> None:
         self.reader = reader
         self.writer = writer
         self.opened: dict[str, Any] = {}
         """What the guest answered when the service was opened."""
+        self._limit = limit
+        self._room: Room | None = None
+        self._held = 0
+        self._frames = 0
+        self._bytes = 0
+
+    def share(self, room: Room) -> None:
+        """Count each frame in a room that is shared with others, from its first byte until the next is asked for."""
+        self.close()
+        self._room = room
+
+    def close(self) -> None:
+        """Nothing more is read from it."""
+        self._let_go()
+        self._room = None
 
     async def send(self, kind: Kind, body: dict[str, Any]) -> None:
         """Send one frame, waiting while the guest takes no more."""
@@ -28,10 +48,13 @@ class FrameStream:
 
     async def receive(self) -> Frame | None:
         """The next frame; None at the end of the stream. Raises GuestMisbehaved, ConnectionError."""
+        await self._take_turns()
+        self._let_go()
         try:
             length = int.from_bytes(await self.reader.readexactly(4), "big")
-            if length > MAX_FRAME:
-                raise GuestMisbehaved(f"the guest announced a frame of {length} bytes")
+            if length > self._limit:
+                raise GuestMisbehaved(f"the guest announced a frame of {length} bytes, over {self._limit}")
+            await self._hold(length)
             return decode(await self.reader.readexactly(length))
         except asyncio.IncompleteReadError as error:
             if not error.partial and error.expected == 4:
@@ -39,6 +62,24 @@ class FrameStream:
             raise GuestMisbehaved("the guest ended a stream in the middle of a frame") from None
         except (FrameError, RecursionError) as error:
             raise GuestMisbehaved(f"the guest sent no frame: {str(error)[:200]}") from None
+
+    async def _take_turns(self) -> None:
+        # Reading what is in the buffer already never waits, and so would never let others run.
+        self._frames += 1
+        if self._frames >= _TURN_FRAMES or self._bytes >= _TURN_BYTES:
+            self._frames = self._bytes = 0
+            await asyncio.sleep(0)
+
+    async def _hold(self, length: int) -> None:
+        self._bytes += length
+        if self._room is not None:
+            await self._room.wait_for(length)
+            self._held = length
+
+    def _let_go(self) -> None:
+        if self._room is not None and self._held:
+            self._room.give_back(self._held)
+        self._held = 0
 
     async def answer(self) -> dict[str, Any]:
         """The guest's answer to what was asked: the body of OK. Raises GuestRefused with what ERROR said."""
@@ -64,10 +105,15 @@ def _text(frame: Frame, key: str, default: str) -> str:
 
 
 @asynccontextmanager
-async def open_service(connect: Connect, service: str, **arguments: object) -> AsyncGenerator[FrameStream]:
-    """A stream to a service of the guest's agent, opened and closed. Raises VsockError, GuestRefused, MachineDied."""
+async def open_service(
+    connect: Connect, service: str, *, limit: int = MAX_CONTROL, **arguments: object
+) -> AsyncGenerator[FrameStream]:
+    """A stream to a service of the guest's agent, opened and closed, whose frames have ``limit`` bytes at most.
+
+    Raises VsockError, GuestRefused, MachineDied.
+    """
     reader, writer = await connect(AGENT_PORT)
-    stream = FrameStream(reader, writer)
+    stream = FrameStream(reader, writer, limit=limit)
     try:
         try:
             await stream.send(Kind.OPEN, {"service": service, **arguments})
@@ -80,4 +126,5 @@ async def open_service(connect: Connect, service: str, **arguments: object) -> A
         writer.transport.abort()
         raise
     finally:
+        stream.close()
         writer.close()

@@ -6,7 +6,6 @@ The source is jupyter_client's "Messaging in Jupyter", protocol 5.4, "The Wire P
 
 import hashlib
 import hmac
-import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,14 +14,14 @@ from typing import Any, Final, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from interpreter.errors import GuestMisbehaved
+from interpreter.errors import GuestMisbehaved, TooLarge
+from interpreter.kernel.limits import check_json, dump_json, parse_json
 
 DELIMITER: Final = b"<IDS|MSG>"
 PROTOCOL_VERSION: Final = "5.4"
-MUCH: Final = 1024 * 1024
-"""Messages of so many bytes or more are taken apart in a thread: others must not wait for them."""
 _SIGNED_PARTS: Final = 4
-_MAX_HEADER: Final = 1024 * 1024
+_MAX_HEADER: Final = 64 * 1024
+_MAX_HEADER_VALUES: Final = 1000
 
 
 class Header(BaseModel):
@@ -90,14 +89,25 @@ class RawMessage:
         """Bytes of all parts."""
         return sum(map(len, self.parts))
 
+    def check(self) -> None:
+        """Raises TooLarge when it is too much to be taken apart."""
+        for part in self.parts[2:_SIGNED_PARTS]:
+            check_json(part, f"the {self.type[:80]}")
+
     def content(self) -> dict[str, Any]:
-        """What the message says. Raises GuestMisbehaved when that is no JSON object."""
-        return _load(self.parts[3])
+        """What the message says. Raises TooLarge, and GuestMisbehaved when that is no JSON object."""
+        check_json(self.parts[3], f"the {self.type[:80]}")
+        return _object(self.parts[3])
 
     def whole(self) -> Message:
-        """All of it taken apart. Raises GuestMisbehaved."""
+        """All of it taken apart. Raises TooLarge, GuestMisbehaved."""
+        self.check()
+        return self.checked()
+
+    def checked(self) -> Message:
+        """As `whole`, when `check` has been called. Raises GuestMisbehaved."""
         _, _, metadata, content = self.parts[:_SIGNED_PARTS]
-        return Message(self.header, self.parent, _load(metadata), _load(content), self.parts[_SIGNED_PARTS:])
+        return Message(self.header, self.parent, _object(metadata), _object(content), self.parts[_SIGNED_PARTS:])
 
 
 class Codec:
@@ -142,13 +152,27 @@ class Codec:
     def notice(self, msg_type: str, content: dict[str, Any], parent: dict[str, Any]) -> RawMessage:
         """A message to clients that does not come from the kernel, about it."""
         message = self.request(msg_type, content)
-        parts = [_dump(part) for part in (message.header.model_dump(), parent, {}, content)]
+        parts = [dump_json(part) for part in (message.header.model_dump(), parent, {}, content)]
         return RawMessage(message.header, parent, parts)
+
+    def left_out(self, message: RawMessage, why: str) -> RawMessage:
+        """What clients are told in place of an output that is too much."""
+        return self._left_out(message.parent, why)
+
+    def oversized(self, parent: bytes, size: int) -> RawMessage:
+        """The same for one of ``size`` bytes that did not come here at all, but its parent header did."""
+        try:
+            return self._left_out(_header(parent), f"it has {size} bytes")
+        except GuestMisbehaved:
+            return self._left_out({}, f"it has {size} bytes")
+
+    def _left_out(self, parent: dict[str, Any], why: str) -> RawMessage:
+        return self.notice("stream", {"name": "stderr", "text": f"[An output was left out: {why}.]\n"}, parent)
 
     def serialise(self, message: Message) -> list[bytes]:
         """The message as ZeroMQ parts, without identities."""
         signed = [
-            _dump(part)
+            dump_json(part)
             for part in (message.header.model_dump(), message.parent_header, message.metadata, message.content)
         ]
         return self.signed([*signed, *message.buffers])
@@ -158,7 +182,7 @@ class Codec:
         return [DELIMITER, _signature(self._key, parts[:_SIGNED_PARTS]), *parts]
 
     def parse(self, parts: Sequence[bytes]) -> Message:
-        """Check the signature and take the message apart. Raises GuestMisbehaved for anything that is not one."""
+        """Check the signature and take the message apart. Raises TooLarge, GuestMisbehaved."""
         return self.verify(parts).whole()
 
     def verify(self, parts: Sequence[bytes]) -> RawMessage:
@@ -171,11 +195,9 @@ class Codec:
         signed = rest[:_SIGNED_PARTS]
         if len(signed) < _SIGNED_PARTS:
             raise GuestMisbehaved("a kernel message has too few parts")
-        if max(len(signed[0]), len(signed[1])) > _MAX_HEADER:
-            raise GuestMisbehaved("a kernel message has a header that is too long")
         if not any(hmac.compare_digest(signature, _signature(key, signed)) for key in self._accepted):
             raise GuestMisbehaved("a kernel message has a wrong signature")
-        header, parent = _load(signed[0]), _load(signed[1])
+        header, parent = _header(signed[0]), _header(signed[1])
         try:
             return RawMessage(Header.model_validate(header), parent, rest)
         except ValidationError:
@@ -196,19 +218,18 @@ def _text(parent: dict[str, Any], key: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _dump(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogateescape")
-
-
-def _load(part: bytes) -> dict[str, Any]:
+def _header(part: bytes) -> dict[str, Any]:
     try:
-        # A kernel writes what was no UTF-8 in the first place (a file's name) as it was.
-        text = part.decode("utf-8", "replace")
-        value: Any = json.loads(text)
-        if "\\ud" in text or "\\uD" in text:
-            # Half a surrogate pair is no text: nothing after this could write it down.
-            value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
-    except (ValueError, RecursionError):
+        check_json(part, "a kernel message's header", size=_MAX_HEADER, values=_MAX_HEADER_VALUES)
+    except TooLarge as error:
+        raise GuestMisbehaved(error.message) from None
+    return _object(part)
+
+
+def _object(part: bytes) -> dict[str, Any]:
+    try:
+        value = parse_json(part)
+    except ValueError:
         raise GuestMisbehaved("a kernel message has a part that is not JSON") from None
     if not isinstance(value, dict):
         raise GuestMisbehaved("a kernel message has a part that is not a JSON object")

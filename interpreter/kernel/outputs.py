@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from interpreter.errors import GuestMisbehaved
-from interpreter.kernel.depth import is_too_deep
 from interpreter.kernel.message import Message
 
 MimeBundle = dict[str, Any]
@@ -73,12 +72,7 @@ _OUTPUT: TypeAdapter[Output] = TypeAdapter(Output)
 
 
 def output_of(message: Message) -> Output:
-    """The output in an iopub message of one of OUTPUT_TYPES. Raises GuestMisbehaved when its content is wrong.
-
-    What is nested too deep to be written as JSON again is left out, and said to be.
-    """
-    if is_too_deep(message.content):
-        return Stream(name="stderr", text="[An output with too many lists and objects in each other was left out.]\n")
+    """The output in an iopub message of one of OUTPUT_TYPES. Raises GuestMisbehaved when its content is wrong."""
     try:
         return _OUTPUT.validate_python({**message.content, "type": message.type})
     except ValidationError as error:

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any, Final, Literal, cast
 
 from interpreter.errors import GuestMisbehaved, InvalidRequest
+from interpreter.kernel.limits import check_json, load_json, parse_json
 from interpreter.kernel.message import RawMessage
 
 V1: Final = "v1.kernel.websocket.jupyter.org"
@@ -37,7 +38,7 @@ class ClientMessage:
 def pack(protocol: Subprotocol, channel: str, message: RawMessage, *, buffers: bool = True) -> str | bytes:
     """A kernel's message as a frame's payload. Without ``buffers`` they are left out.
 
-    Raises GuestMisbehaved when the default form cannot carry it: a part is no JSON.
+    Raises GuestMisbehaved when the default form cannot carry it: a part is no JSON. TooLarge when it is too much.
     """
     parts = message.parts if buffers else message.parts[: len(_PARTS)]
     if protocol == V1:
@@ -49,33 +50,31 @@ def pack(protocol: Subprotocol, channel: str, message: RawMessage, *, buffers: b
 
 
 def unpack(protocol: Subprotocol, payload: str | bytes) -> ClientMessage:
-    """A client's message from a frame's payload. Raises InvalidRequest for anything that is not one."""
+    """A client's message from a frame's payload. Raises InvalidRequest for anything that is not one, TooLarge."""
     if protocol == V1:
         if isinstance(payload, str):
             raise InvalidRequest("frames of this subprotocol are binary")
         channel, *parts = _pieces(payload, size=8, byteorder="little", end=True)
         try:
-            values: list[object] = [json.loads(part) for part in parts[: len(_PARTS)]]
-        except (ValueError, RecursionError):
+            values = [load_json(part, "the message") for part in parts[: len(_PARTS)]]
+        except ValueError:
             raise InvalidRequest("a part of the message is not JSON") from None
         return _checked(channel.decode("utf-8", "replace"), values, parts)
     if isinstance(payload, str):
-        return _from_json(payload, [])
+        return _from_json(payload.encode(), [])
     text, *buffers = _pieces(payload, size=4, byteorder="big", end=False)
-    try:
-        return _from_json(text.decode(), buffers)
-    except UnicodeDecodeError:
-        raise InvalidRequest("the message is not UTF-8") from None
+    return _from_json(text, buffers)
 
 
 def _json_text(channel: str, message: RawMessage) -> str:
     # Put together from the kernel's own text: what a number or a string looks like stays as it is.
+    message.check()
     texts = [part.decode("utf-8", "replace") for part in message.parts[: len(_PARTS)]]
     try:
-        for text in texts[2:]:
-            if not isinstance(json.loads(text), dict):
+        for part in message.parts[2 : len(_PARTS)]:
+            if not isinstance(parse_json(part), dict):
                 raise GuestMisbehaved("a kernel message has a part that is not a JSON object")
-    except (ValueError, RecursionError):
+    except ValueError:
         raise GuestMisbehaved("a kernel message has a part that is not JSON") from None
     about: dict[str, Any] = {"channel": channel, "buffers": []}
     about |= {"msg_id": message.header.msg_id, "msg_type": message.type}
@@ -83,16 +82,17 @@ def _json_text(channel: str, message: RawMessage) -> str:
     return f"{json.dumps(about)[:-1]}, {', '.join(fields)}}}"
 
 
-def _from_json(text: str, buffers: list[bytes]) -> ClientMessage:
+def _from_json(text: bytes, buffers: list[bytes]) -> ClientMessage:
+    check_json(text, "the message")
     try:
+        # Not as kernels' messages are parsed: half a surrogate pair can be written so, and nothing else would carry it.
         value: Any = json.loads(text)
         if not isinstance(value, dict):
             raise InvalidRequest("a message is a JSON object")
         message = cast("dict[str, Any]", value)
-        # In ASCII: half a surrogate pair can be written so, and nothing else would carry it.
         values: list[object] = [message.get(name) or {} for name in _PARTS]
         parts = [json.dumps(value, allow_nan=False).encode() for value in values]
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InvalidRequest(f"the message is not JSON: {str(error)[:200]}") from None
     return _checked(message.get("channel") or "shell", values, [*parts, *buffers])
 

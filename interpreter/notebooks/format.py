@@ -11,8 +11,8 @@ from functools import cache
 from typing import Any, Final, cast
 from uuid import uuid4
 
-from interpreter.errors import InvalidRequest
-from interpreter.kernel.depth import MAX_DEPTH, is_too_deep
+from interpreter.errors import InvalidRequest, TooLarge
+from interpreter.kernel.limits import check_json
 
 Notebook = dict[str, Any]
 """A notebook of format 4.5, valid by its schema, with plain dictionaries and lists in it."""
@@ -21,7 +21,6 @@ MAX_CELLS: Final = 10_000
 MAX_SOURCE: Final = 8_000_000
 """Characters of one cell: what one execution may have."""
 _MAX_VALUES: Final = 2_000_000
-_COUNTED: Final = 1024 * 1024
 _MINOR: Final = 5
 _LANGUAGES: Final = frozenset({"python", "ipython", "python3", "ipython3"})
 _KERNELSPEC: Final = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
@@ -30,17 +29,11 @@ _TOLD: Final = ("name", "version", "mimetype", "file_extension", "pygments_lexer
 
 
 def parse_json(data: bytes, what: str = "the body") -> Any:
-    """JSON in UTF-8. Raises InvalidRequest, which says ``what`` it is that cannot be parsed."""
-    # Parsing cannot be interrupted by other threads, so its time is bounded by what is counted here.
-    values = sum(
-        data.count(mark, start, start + _COUNTED)
-        for mark in (b",", b"[", b"{")
-        for start in range(0, len(data), _COUNTED)
-    )
-    if values > _MAX_VALUES:
-        raise InvalidRequest(
-            f"{what} has more than {_MAX_VALUES} values", hint="Clear the notebook's outputs before it is sent"
-        )
+    """JSON in UTF-8. Raises InvalidRequest, TooLarge, which say ``what`` it is that cannot be parsed."""
+    try:
+        check_json(data, what, size=len(data), values=_MAX_VALUES)
+    except TooLarge as error:
+        raise TooLarge(error.message, hint="Clear the notebook's outputs before it is sent") from None
     try:
         text = data.decode("utf-8-sig")
         value: Any = json.loads(text)
@@ -77,8 +70,6 @@ def read_notebook(value: object) -> Notebook:
             # They are made anew, so it does not matter what they are.
             cell["outputs"] = []
             cell["execution_count" if major == 4 else "prompt_number"] = None
-    if is_too_deep(given):
-        raise InvalidRequest(f"the notebook has more than {MAX_DEPTH} lists and objects in each other")
     if major == 4 and minor == _MINOR:
         _repair_ids(cells)
     if major == 3:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from interpreter.errors import InvalidRequest
-from interpreter.kernel.depth import MAX_DEPTH, is_too_deep
 from interpreter.notebooks.format import MAX_SOURCE, Notebook, new_cell, tags_of
 
 INJECTED: Final = "injected-parameters"
@@ -37,8 +36,6 @@ def source_of(parameters: Mapping[str, Any]) -> str:
         # The one name that is neither a keyword nor can be assigned to.
         if not name.isidentifier() or keyword.iskeyword(name) or name == "__debug__":
             raise InvalidRequest(f"{name[:100]!r} cannot be a parameter: it is not the name of a variable")
-        if is_too_deep(value):
-            raise InvalidRequest(f"{name[:100]} has more than {MAX_DEPTH} lists and objects in each other")
         lines.append(f"{name} = {literal(value)}")
     source = "\n".join(lines) + "\n"
     if len(source) > MAX_SOURCE:

@@ -3,13 +3,10 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from interpreter import DisplayData, Error, ExecuteResult, Result, Stream
 from interpreter.errors import GuestMisbehaved
 from interpreter.events import OUTPUT_TYPES
-from interpreter.kernel.depth import MAX_DEPTH
 from interpreter.kernel.message import Codec
 from interpreter.kernel.outputs import output_of
 
@@ -54,13 +51,3 @@ def test_a_result_gathers_text_streams_and_error() -> None:
     assert (result.stdout, result.stderr, result.text) == ("ab", "w", "2")
     assert result.data["text/html"] == "<b>2</b>"
     assert result.error == outputs[-1]
-
-
-@given(st.integers(1, 300))
-def test_what_is_nested_too_deep_to_be_written_again_is_left_out_and_said_to_be(depth: int) -> None:
-    deep: Any = 1
-    for _ in range(depth):
-        deep = [deep]
-    output = output_of(codec.request("display_data", {"data": {"application/json": deep}, "metadata": {}}))
-    # The content and its bundle are two more.
-    assert output.type == ("display_data" if depth + 2 <= MAX_DEPTH else "stream")

@@ -2,13 +2,13 @@
 
 import json
 import struct
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interpreter.errors import GuestMisbehaved, InvalidRequest
+from interpreter.errors import GuestMisbehaved, InvalidRequest, TooLarge
 from interpreter.kernel.message import Codec, RawMessage
 from interpreter.kernel.websocket import V1, ClientMessage, pack, unpack
 
@@ -136,7 +136,26 @@ def test_half_a_surrogate_pair_of_a_client_passes() -> None:
     assert json.loads(unpack("", text).parts[3]) == {"code": "\ud83d"}
 
 
-@pytest.mark.parametrize("part", [b"{", b"[]", b"1", b'"x"', b'{"a": 1}, "channel": {"a": 2}', b"[" * 100_000])
+@pytest.mark.parametrize("part", [b"{", b"[]", b"1", b'"x"', b'{"a": 1}, "channel": {"a": 2}', b"[" * 50])
 def test_a_kernels_message_that_is_no_json_is_not_passed_in_the_default_form(part: bytes) -> None:
     with pytest.raises(GuestMisbehaved):
         pack("", "iopub", kernels([b'{"msg_id": "1", "msg_type": "x"}', b"{}", b"{}", part]))
+
+
+@pytest.mark.parametrize("part", [b"[" * 100_000, b'{"a": [' + b"0," * 300_000 + b"0]}"])
+def test_what_is_too_much_to_be_parsed_passes_in_v1_alone(part: bytes) -> None:
+    parts = [b'{"msg_id": "1", "msg_type": "x"}', b"{}", b"{}", part]
+    assert part in cast("bytes", pack(V1, "iopub", kernels(parts)))
+    with pytest.raises(TooLarge):
+        pack("", "iopub", kernels(parts))
+
+
+@pytest.mark.parametrize("protocol", ["", V1])
+def test_a_clients_message_that_is_too_much_is_refused(protocol: Any) -> None:
+    header = b'{"msg_id": "1", "msg_type": "x"}'
+    parts = [header, b"{}", b"{}", b'{"a": [' + b"{}," * 300_000 + b"{}]}"]
+    text = (
+        pack(V1, "shell", kernels(parts)) if protocol else b'{"header": ' + header + b', "content": ' + parts[3] + b"}"
+    )
+    with pytest.raises(TooLarge):
+        unpack(protocol, text if protocol else cast("bytes", text).decode())

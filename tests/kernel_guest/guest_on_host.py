@@ -16,7 +16,7 @@ from interpreter.engine.renewal import Renewal
 from interpreter.errors import InterpreterError
 from interpreter.kernel.channels import MAIN
 from interpreter.kernel.connection import KernelConnection, connect_kernel
-from interpreter.kernel.control import AgentControl, Event, serve_control
+from interpreter.kernel.control import AgentControl, AgentEvent, serve_control
 from interpreter.kernel.execution import Execution, OnInput
 from interpreter.kernel.outputs import Result
 
@@ -32,7 +32,7 @@ class Guest:
         self,
         folder: Path,
         control: AgentControl,
-        events: "asyncio.Queue[Event]",
+        events: "asyncio.Queue[AgentEvent]",
         ended: "asyncio.Future[InterpreterError]",
     ) -> None:
         self.home = folder / "home"
@@ -61,7 +61,7 @@ class Guest:
         async with asyncio.timeout(SECONDS):
             return await asyncio.shield(self.ended)
 
-    async def event(self, name: str) -> Event:
+    async def event(self, name: str) -> AgentEvent:
         """The next event of that name."""
         async with asyncio.timeout(SECONDS):
             while (event := await self.events.get()).get("event") != name:
@@ -131,7 +131,7 @@ async def start_guest(*arguments: str) -> AsyncGenerator[Guest]:
             )
         try:
             await _either(dialled, process, folder / "log")
-            events: asyncio.Queue[Event] = asyncio.Queue()
+            events: asyncio.Queue[AgentEvent] = asyncio.Queue()
             ended: asyncio.Future[InterpreterError] = asyncio.get_running_loop().create_future()
             async with serve_control(*dialled.result(), events.put_nowait, ended.set_result) as control:
                 yield Guest(folder, control, events, ended)

@@ -10,7 +10,7 @@ import pytest
 from guest_on_host import SECONDS, Guest
 
 from interpreter.errors import GuestRefused, KernelDied, VsockError
-from interpreter.kernel.control import Event
+from interpreter.kernel.control import AgentEvent
 from interpreter.kernel.framing import FrameStream, open_service
 from kernel_guest.frames import AGENT_PORT, Frame, Kind, encode
 
@@ -227,7 +227,7 @@ async def raw_stream(guest: Guest) -> AsyncGenerator[FrameStream]:
         writer.close()
 
 
-async def exit_of(guest: Guest, pid: int) -> Event:
+async def exit_of(guest: Guest, pid: int) -> AgentEvent:
     """What the agent tells of that kernel's end; what it told of others before is passed over."""
     while (event := await guest.event("kernel_exited"))["pid"] != pid:
         continue

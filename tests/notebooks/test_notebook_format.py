@@ -107,7 +107,6 @@ def test_outputs_of_an_earlier_run_are_left_out_whatever_they_are() -> None:
             "cells",
         ),
         ({"metadata": {"kernelspec": {"name": "ir", "display_name": "R", "language": "R"}}}, "only Python"),
-        ({"metadata": json.loads("[" * 200 + "]" * 200)}, "in each other"),
         ({"nbformat": True}, "no nbformat"),
         ({"nbformat": 10**30}, "cannot be run"),
         ({"nbformat_minor": "5"}, "no nbformat"),

@@ -14,8 +14,9 @@ from interpreter.api.problems import refusal_of
 from interpreter.api.service import ServiceOf
 from interpreter.errors import GuestMisbehaved, InterpreterError, InvalidRequest, KernelDied, TooLarge
 from interpreter.gateway.clients import KernelClient, KernelClients
-from interpreter.kernel.message import MUCH, RawMessage
+from interpreter.kernel.message import RawMessage
 from interpreter.kernel.websocket import V1, Subprotocol, pack, unpack
+from interpreter.rate import Rate
 
 router = APIRouter(tags=["jupyter"])
 log = structlog.get_logger(__name__)
@@ -80,6 +81,7 @@ class _Relay:
         self._client = client
         self._protocol: Subprotocol = protocol
         self._buffers = buffers
+        self._log_rate = Rate(1 / 60, 10)
 
     async def run(self, lost: asyncio.Future[str]) -> tuple[int, str]:
         """Relay until the client or the kernel is gone; returns the code and reason to close with."""
@@ -105,10 +107,7 @@ class _Relay:
             text = event.get("text")
             try:
                 payload: str | bytes = event["bytes"] if text is None else text
-                if len(payload) < MUCH:
-                    message = unpack(self._protocol, payload)
-                else:
-                    message = await asyncio.to_thread(unpack, self._protocol, payload)
+                message = unpack(self._protocol, payload)
                 await self._clients.send(self._client, message)
             except InvalidRequest as error:
                 return _INVALID_DATA, error.message
@@ -134,12 +133,12 @@ class _Relay:
 
     async def _send(self, channel: str, message: RawMessage) -> None:
         try:
-            if message.size < MUCH:
-                payload = pack(self._protocol, channel, message, buffers=self._buffers)
-            else:
-                payload = await asyncio.to_thread(pack, self._protocol, channel, message, buffers=self._buffers)
+            payload = pack(self._protocol, channel, message, buffers=self._buffers)
+        except TooLarge as error:
+            payload = pack(self._protocol, channel, self._client.left_out(message, error.message))
         except GuestMisbehaved as error:
-            log.warning("a kernel's message was left out", error=error.message)
+            if self._log_rate.take():
+                log.warning("a kernel's message was left out", error=error.message)
             return
         if isinstance(payload, str):
             await self._websocket.send_text(payload)
