@@ -5,10 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-PACKAGES := qemu-system-x86 bubblewrap mmdebstrap squashfs-tools e2fsprogs uidmap python3-venv
+PACKAGES := qemu-system-x86 bubblewrap mmdebstrap squashfs-tools e2fsprogs uidmap python3-venv cpio
 BROWSER := chromium fonts-dejavu-core
 # A program of each package: apt-get runs only when one of them is missing.
-PROGRAMS := qemu-system-x86_64 bwrap mmdebstrap mksquashfs
+PROGRAMS := qemu-system-x86_64 bwrap mmdebstrap mksquashfs cpio
 
 export PATH := $(PATH):/usr/sbin:/sbin
 

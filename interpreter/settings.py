@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     qemu: str = Field(default="qemu-system-x86_64", description="QEMU's program, by name or path.")
     apt_sources: str | None = Field(
         default=None,
-        description="apt sources for building (one line, or a file); the host's own when not given.",
+        description="apt sources for building (text, a file or a folder); the host's own when not given.",
     )
     pip_args: str = Field(
         default="",

@@ -14,6 +14,7 @@ from interpreter.errors import DiskFull, ProgramMissing, TemplateBuildFailed
 from interpreter.vm.spawn import signal_group, spawn
 
 DEBIAN_PACKAGES: Final = {
+    "apt-get": "apt",
     "mmdebstrap": "mmdebstrap",
     "mksquashfs": "squashfs-tools",
     "mkfs.ext4": "e2fsprogs",

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from interpreter.settings import Settings
 from interpreter.templates.definition import Template
 from interpreter.templates.initramfs import make_initramfs
 from interpreter.templates.process import require, run_program
-from interpreter.templates.sources import apt_options, apt_sources
+from interpreter.templates.sources import apt_options, apt_sources, check_sources
 
 Progress = Callable[[str], None]
 """Called with what begins now, in a few words."""
@@ -37,6 +38,20 @@ _KERNEL_PACKAGES: Final = ("linux-image-cloud-amd64", "busybox-static")
 _HERE: Final = Path(__file__).parent
 _GUEST: Final = _HERE.parent.parent / "kernel_guest"
 _HOME: Final = "/home/user"
+_PUBLIC_SOURCES: Final = """\
+Types: deb
+URIs: http://deb.debian.org/debian
+Suites: {suite} {suite}-updates
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+
+Types: deb
+URIs: http://deb.debian.org/debian-security
+Suites: {suite}-security
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+"""
+"""What the image says of where packages come from, wherever they came from here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +117,16 @@ def _write_overlay(template: Template, overlay: Path, site: Path, suite: _Suite)
     (about / "template.json").write_text(json.dumps({"name": template.name}), encoding="utf-8")
     (overlay / "etc" / "hostname").write_text("interpreter\n", encoding="utf-8")
     (overlay / "etc" / "hosts").write_text("127.0.0.1 localhost\n::1 localhost\n", encoding="utf-8")
+    # In place of what mmdebstrap takes over from this host: its name server, and mirrors, with passwords at times.
+    (overlay / "etc" / "resolv.conf").touch()
+    sources = overlay / "etc" / "apt" / "sources.list.d"
+    sources.mkdir(parents=True)
+    (sources / "debian.sources").write_text(_PUBLIC_SOURCES.format(suite=template.definition.suite), encoding="utf-8")
     return overlay
 
 
 async def _run_mmdebstrap(template: Template, suite: _Suite, folder: Path, overlay: Path, settings: Settings) -> None:
-    sources = folder / "sources.sources"
-    sources.write_text(apt_sources(template.definition.suite, settings.apt_sources), encoding="utf-8")
+    sources = await asyncio.to_thread(_write_sources, template.definition.suite, settings, folder / "sources")
     kernel = " ".join(_KERNEL_PACKAGES)
     unpack = 'for deb in linux-image-[0-9]*.deb busybox-static_*.deb; do dpkg-deb --extract "$deb" "$1/kernel"; done'
     hooks = (
@@ -118,6 +137,8 @@ async def _run_mmdebstrap(template: Template, suite: _Suite, folder: Path, overl
         f"tar-out /kernel {folder / 'kernel.tar'}",
         'rm -r "$1/kernel"',
         f'chroot "$1" useradd --create-home --uid 1000 --shell /bin/bash --home-dir {_HOME} user',
+        # What was for this build alone: mirrors, proxies.
+        'rm -rf "$1/etc/apt/sources.list" "$1"/etc/apt/sources.list.d/* "$1/etc/apt/apt.conf.d/99mmdebstrap"',
         f"sync-in {overlay} /",
         f'chroot "$1" python3 -m compileall -q -j 0 /usr/local/lib/python{suite.python}/dist-packages',
         # The image is not Debian's to guard: users install with pip into it.
@@ -136,12 +157,23 @@ async def _run_mmdebstrap(template: Template, suite: _Suite, folder: Path, overl
             *(f"--dpkgopt=path-exclude={path}/*" for path in ("/usr/share/doc", "/usr/share/man", "/usr/share/info")),
             "--dpkgopt=path-exclude=/usr/share/locale/*/LC_MESSAGES/*",
             *(f"--customize-hook={hook}" for hook in hooks),
-            *("--format=tar", template.definition.suite, archive, sources),
+            *("--format=tar", template.definition.suite, archive, *sources),
         ],
         step="mmdebstrap",
         # Where a build that was killed is swept up. In the other mode its users might not be let in there.
         environment={"TMPDIR": str(folder)} if root else {},
     )
+
+
+def _write_sources(suite: str, settings: Settings, folder: Path) -> list[Path]:
+    folder.mkdir()
+    paths: list[Path] = []
+    for source in apt_sources(suite, settings.apt_sources):
+        paths.append(folder / source.name)
+        paths[-1].write_text(source.text, encoding="utf-8")
+    with tempfile.TemporaryDirectory(dir=folder) as room:
+        check_sources(Path(room), paths)
+    return paths
 
 
 async def _squash(archive: Path, image: Path) -> None:

@@ -3,7 +3,6 @@
 import gzip
 import lzma
 import os
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -62,7 +61,6 @@ def unpack(archive: bytes, folder: Path) -> None:
 contents = st.dictionaries(names, st.binary(max_size=300) | st.dictionaries(names, st.binary(max_size=50)), max_size=5)
 
 
-@pytest.mark.skipif(shutil.which("cpio") is None, reason="cpio is not installed")
 @hypothesis_settings(max_examples=20, deadline=None)
 @given(contents)
 def test_the_cpio_program_extracts_what_was_put_in(tree: dict[str, bytes | dict[str, bytes]]) -> None:
@@ -92,7 +90,6 @@ def kernel_tree(folder: Path) -> Path:
     return folder / "tree"
 
 
-@pytest.mark.skipif(shutil.which("cpio") is None, reason="cpio is not installed")
 def test_the_image_holds_init_busybox_and_the_drivers_unpacked_in_order(tmp_path: Path) -> None:
     tree, busybox, out = kernel_tree(tmp_path), tmp_path / "busybox", tmp_path / "out"
     busybox.write_bytes(b"busybox")
