@@ -24,9 +24,9 @@ def show(figures: Figures, wanted: dict[str, str]) -> None:
     console.print(table)
 
 
-def write(file: Path, template: str, accelerator: Accelerator, figures: Figures) -> None:
-    """Write figures, when they were measured, and on what."""
+def write(file: Path, template: str, accelerator: Accelerator, figures: Figures, **more: object) -> None:
+    """Write figures, when they were measured, and on what; ``more`` stands beside them."""
     machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "accelerator": str(accelerator)}
     document = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "template": template, **machine}
-    file.write_text(json.dumps({**document, "figures": figures}, indent=2) + "\n", encoding="utf-8")
+    file.write_text(json.dumps({**document, "figures": figures, **more}, indent=2) + "\n", encoding="utf-8")
     console.print(f"All figures are in [bold]{file}[/].")

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,9 @@ class Serving:
         self.process = process
         self.client = client
 
-    async def new(self) -> str:
+    async def new(self, **wanted: str) -> str:
         """A new session."""
-        answer = await self.client.post("/v1/sessions", json={"timeout_seconds": 28_800})
+        answer = await self.client.post("/v1/sessions", json={"timeout_seconds": 28_800, **wanted})
         answer.raise_for_status()
         return answer.json()["id"]
 
@@ -68,16 +68,27 @@ async def serving(home: Path, **more: str) -> AsyncGenerator[Serving]:
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "INTERPRETER_HOME": str(home), **more},
     )
+    reading: asyncio.Task[None] | None = None
     try:
         assert process.stderr is not None
         while " serves on " not in (line := (await process.stderr.readline()).decode()):
             assert line, "the service ended"
+        # What it logs is read, or it would wait for that.
+        reading = asyncio.create_task(_read_away(process.stderr))
         url = next(word for word in line.split() if word.startswith("http"))
         async with httpx.AsyncClient(base_url=url, timeout=300) as client:
             yield Serving(process, client)
     finally:
-        process.terminate()
+        with suppress(ProcessLookupError):
+            process.terminate()
         await process.wait()
+        if reading is not None:
+            await reading
+
+
+async def _read_away(stream: asyncio.StreamReader) -> None:
+    while await stream.read(1 << 20):
+        pass
 
 
 @contextmanager
