@@ -5,8 +5,10 @@ Tests marked ``machine`` use real machines, or the guest's agent with its kernel
 built unless the very same is there.
 """
 
+import contextlib
 import os
 import re
+import shutil
 import signal
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -29,8 +31,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session")
 def settings() -> Settings:
-    home = os.environ.get("INTERPRETER_HOME") or Path.home() / ".cache" / "interpreter-tests"
-    return Settings(home=Path(home))
+    home = Path(os.environ.get("INTERPRETER_HOME") or Path.home() / ".cache" / "interpreter-tests")
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        # Tests look at what their machines leave in the state folder: one each, with the templates of all.
+        (home / "templates").mkdir(parents=True, exist_ok=True)
+        own = home / "workers" / worker
+        own.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            (own / "templates").symlink_to(home / "templates")
+        if (kept := home / "accelerator.json").exists():
+            shutil.copy(kept, own)
+        home = own
+    return Settings(home=home)
 
 
 @pytest.fixture(scope="session")

@@ -45,8 +45,7 @@ async def test_in_total_mode_time_counts_from_the_start(engine: Engine, settings
         session_id = await api.new(timeout_seconds=100)
         clock.advance(60)
         await api.run(session_id, "1")
-        clock.advance(39)
-        await settled()
+        await clock.live_through(39)
         assert (await api.client.get(f"/v1/sessions/{session_id}")).json()["state"] == "running"
         clock.advance(2)
         seen = await ended(api, session_id)
@@ -70,8 +69,7 @@ async def test_in_idle_mode_running_code_is_use(engine: Engine, settings: Settin
         body = {"code": "input()", "allow_stdin": True, "detach": True}
         started = (await api.client.post(f"/v1/sessions/{session_id}/execute", json=body)).json()
         for _ in range(3):
-            clock.advance(90)
-            await settled()
+            await clock.live_through(90)
         url = f"/v1/sessions/{session_id}"
         assert (await api.client.get(url)).json()["state"] == "running"
         async with asyncio.timeout(SECONDS):
@@ -85,8 +83,7 @@ async def test_more_time_counts_at_once(engine: Engine, settings: Settings, tmp_
     async with own(settings, tmp_path) as (api, clock):
         session_id = await api.new(timeout_seconds=100)
         await api.client.post(f"/v1/sessions/{session_id}/timeout", json={"timeout_seconds": 200})
-        clock.advance(150)
-        await settled()
+        await clock.live_through(150)
         assert (await api.client.get(f"/v1/sessions/{session_id}")).json()["state"] == "running"
         await api.client.post(f"/v1/sessions/{session_id}/timeout", json={"timeout_seconds": 1})
         assert (await ended(api, session_id))["reason"] == "timeout"

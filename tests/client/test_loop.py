@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import threading
-import time
 from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import CancelledError
 
@@ -94,16 +93,19 @@ def test_its_own_thread_is_refused(loop: BackgroundLoop) -> None:
 
 
 def test_many_threads_share_it(loop: BackgroundLoop) -> None:
-    async def wait() -> None:
-        await asyncio.sleep(0.1)
+    all_are_in, passed = asyncio.Barrier(50), list[int]()
 
-    threads = [threading.Thread(target=lambda: loop.run(wait())) for _ in range(50)]
-    start = time.monotonic()
+    async def meet() -> int:
+        # One after the other they would never be complete.
+        async with asyncio.timeout(20):
+            return await all_are_in.wait()
+
+    threads = [threading.Thread(target=lambda: passed.append(loop.run(meet()))) for _ in range(50)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert time.monotonic() - start < 4
+    assert sorted(passed) == list(range(50))
 
 
 def test_its_end(loop: BackgroundLoop) -> None:
