@@ -12,10 +12,10 @@ PROGRAMS := qemu-system-x86_64 bwrap mmdebstrap mksquashfs cpio
 
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help system browser setup demo test test-fast lint format bench bench-service bench-jupyter fuzz lock clean
+.PHONY: help system browser setup demo test test-fast lint format bench bench-service bench-jupyter bench-neighbours fuzz lock clean
 
 help: ## Show what can be done
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 system: ## Install the system's packages that are missing (Debian; root or sudo)
 	@for program in $(PROGRAMS); do command -v $$program > /dev/null || missing=1; done; \
@@ -45,8 +45,8 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 demo: setup ## Build python-data, analyse the sample CSV in a session, save the plot
 	@$(BIN)/python notebooks/demo.py
 
-test: setup browser ## Run all tests; builds two templates from nothing unless they are there
-	@$(BIN)/pytest
+test: setup browser ## Run all tests, two files at once; builds two templates from nothing unless they are there
+	@$(BIN)/pytest --numprocesses $${TESTS_AT_ONCE:-2} --dist loadfile
 
 test-fast: setup ## Run the tests that need no machine (seconds)
 	@$(BIN)/pytest -m "not machine"
@@ -67,6 +67,9 @@ bench-service: setup ## Measure the service over HTTP; writes benchmarks/service
 
 bench-jupyter: setup ## Measure kernels behind the gateway, alone and many at once; writes benchmarks/jupyter.json
 	@$(BIN)/python -m benchmarks.jupyter
+
+bench-neighbours: setup ## Measure what one session costs another, for each kind of noise; fails when a bound does not hold
+	@$(BIN)/python -m benchmarks.neighbours
 
 fuzz: setup ## Fuzz the parsers of what comes from the guest (FUZZ_RUNS=200000 each)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "atheris>=2.3"
