@@ -17,6 +17,7 @@ from interpreter.engine.restore import Listeners, RestoredGuest, restore_guest, 
 from interpreter.engine.session import Session
 from interpreter.errors import InterpreterError, KernelDied, TemplateError
 from interpreter.kernel.control import AgentEvent
+from interpreter.kernel.versions import check_spoken
 from interpreter.settings import Settings, load_settings
 from interpreter.templates.loaded import LoadedTemplate, load_template
 from interpreter.templates.rootfs import Progress
@@ -66,8 +67,13 @@ class Engine:
         return self._accelerator
 
     async def find(self, template: str) -> BuiltTemplate:
-        """A built template, not loaded. Raises TemplateNotFound, SnapshotDamaged."""
-        return await asyncio.to_thread(TemplateStore(self.settings.templates_home).find, template)
+        """A built template that sessions can be restored from, not loaded.
+
+        Raises TemplateNotFound, TemplateOutdated, SnapshotDamaged.
+        """
+        built = await asyncio.to_thread(TemplateStore(self.settings.templates_home).find, template)
+        check_spoken(built.manifest.agent_version, built.manifest.name)
+        return built
 
     async def load(self, template: str) -> LoadedTemplate:
         """Check a built template and load its memory, once; sessions of it then start in a fraction of a second.

@@ -14,16 +14,26 @@ log = structlog.get_logger(__name__)
 
 _PAUSE_SECONDS: Final = 3600.0
 _DAY: Final = 86_400.0
-_FREED_PAGES: Final = 1000
+_FREED_PAGES: Final = 256
 """Pages (4 KiB each) that are given back to the disk at once."""
 
-# Each deletes a few rows; a result has megabytes, and each page of it is touched to be freed.
-_RESULTS: Final = """
+# A few rows at once: of results, whose every page is touched to be freed, so many as have 2 MB together, or one.
+_FEW: Final = """
 DELETE FROM executions WHERE id IN (
-    SELECT id FROM executions WHERE state = 'done' AND ended_at < :before LIMIT 2
+    SELECT id FROM (
+        SELECT id, row_number() OVER upto AS place, sum(result_bytes) OVER upto AS bytes FROM ({})
+        WINDOW upto AS (ROWS UNBOUNDED PRECEDING)
+    ) WHERE place = 1 OR bytes <= 2000000
 )
 """
-_RESULTS_OF_SESSIONS: Final = """
+_RESULTS: Final = _FEW.format(
+    "SELECT id, result_bytes FROM executions WHERE state = 'done' AND ended_at < :before LIMIT 100"
+)
+_RESULTS_OF_SESSIONS: Final = _FEW.format("""
+    SELECT executions.id, result_bytes FROM sessions JOIN executions ON session_id = sessions.id
+    WHERE sessions.state IN ('stopped', 'failed') AND stopped_at < :before LIMIT 100
+""")
+_SESSIONS: Final = """
 DELETE FROM executions WHERE id IN (
     SELECT executions.id FROM sessions JOIN executions ON session_id = sessions.id
     WHERE sessions.state IN ('stopped', 'failed') AND stopped_at < :before LIMIT 2
@@ -97,7 +107,7 @@ class Retention:
 def _give_back(connection: sqlite3.Connection) -> bool:
     """Give some free pages back to the disk; returns whether there are more."""
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-    if free:
-        connection.execute(f"PRAGMA incremental_vacuum({_FREED_PAGES})").fetchall()
-    (left,) = connection.execute("PRAGMA freelist_count").fetchone()
-    return 0 < left < free
+    for _ in range(min(free, _FREED_PAGES)):
+        # Of more than one the module takes a single step, which is one page.
+        connection.execute("PRAGMA incremental_vacuum(1)")
+    return free > _FREED_PAGES

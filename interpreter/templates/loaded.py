@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from interpreter.kernel.versions import check_spoken
 from interpreter.settings import Accelerator, Settings
 from interpreter.templates.build import ensure_snapshot, verify_build
 from interpreter.templates.manifest import Manifest
@@ -41,13 +40,9 @@ async def load_template(
     Raises TemplateNotFound, TemplateOutdated, SnapshotDamaged, DiskFull, and what making a snapshot raises.
     """
     store = TemplateStore(settings.templates_home)
-    manifest = store.find(name).manifest
-    # Not after the lock: who builds it anew holds that for minutes.
-    check_spoken(manifest.agent_version, manifest.name)
-    async with store.lock(manifest.name):
+    async with store.lock(store.find(name).manifest.name):
         # Again under the lock: meanwhile another build may have taken the name.
         built = store.find(name)
-        check_spoken(built.manifest.agent_version, built.manifest.name)
         snapshot = await ensure_snapshot(settings, built, accelerator, progress)
         with contextlib.ExitStack() as stack:
             # Opened before they are checked and while the lock is held: what is used is what was checked.

@@ -1,26 +1,22 @@
 """Templates after an upgrade: which are outdated, and what those say who are asked for a session of one."""
 
 import json
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import structlog.testing
-from typer.testing import CliRunner
+from paper_builds import manifest_of, publish, rewrite
 
-from interpreter import Accelerator, Engine, Settings, SnapshotDamaged, TemplateOutdated
-from interpreter.cli.app import app
+from interpreter import Engine, Settings, SnapshotDamaged, TemplateOutdated
 from interpreter.sessions.rebuilding import rebuild_outdated
 from interpreter.settings import AcceleratorChoice
-from interpreter.templates.definition import read_template
-from interpreter.templates.loaded import load_template
-from interpreter.templates.manifest import MANIFEST, Manifest, content_hash, write_json
 from interpreter.templates.overview import known_templates
 from interpreter.templates.store import TemplateStore
 from kernel_guest.frames import AGENT_VERSION
-
-Change = Callable[[Path], None]
 
 
 @pytest.fixture
@@ -36,37 +32,14 @@ def settings(tmp_path: Path) -> Settings:
     return settings
 
 
-def publish(settings: Settings, name: str) -> None:
-    template = read_template(settings, name)
-    store = TemplateStore(settings.templates_home)
-    manifest = Manifest(
-        name=name,
-        agent_version=AGENT_VERSION,
-        content_hash=content_hash(template),
-        definition=template.definition,
-        kernel_version="6",
-        apt_packages={},
-        python_packages={},
-        build_seconds={},
-        files={},
-    )
-    with store.build_folder() as folder:
-        write_json(manifest, folder / MANIFEST)
-        store.publish(folder, manifest)
-
-
-def rewrite(settings: Settings, **fields: object) -> None:
-    (path,) = settings.templates_home.glob(f"built/*/{MANIFEST}")
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
-
-
 def outdated(settings: Settings) -> bool:
     return next(known.outdated for known in known_templates(settings) if known.name == "mine")
 
 
 async def load(settings: Settings) -> None:
-    async with load_template(settings, "mine", Accelerator.TCG, print):
-        pytest.fail("it was loaded")
+    async with Engine(settings) as engine:
+        await engine.load("mine")
+    pytest.fail("it was loaded")
 
 
 def test_what_would_be_built_the_same_is_not_outdated(settings: Settings) -> None:
@@ -90,7 +63,7 @@ async def test_a_build_whose_agent_is_of_another_version_names_the_command_that_
     settings: Settings, version: int | None
 ) -> None:
     # None: from before builds noted it.
-    (path,) = settings.templates_home.glob(f"built/*/{MANIFEST}")
+    path = manifest_of(settings)
     about = json.loads(path.read_text())
     del about["agent_version"]
     path.write_text(json.dumps(about if version is None else {**about, "agent_version": version}))
@@ -115,17 +88,18 @@ async def test_a_manifest_of_another_build_is_damage(settings: Settings) -> None
         await load(settings)
 
 
-def test_the_list_tells_which_are_outdated_and_how_to_renew_them(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_list_tells_which_are_outdated_and_how_to_renew_them(settings: Settings) -> None:
     rewrite(settings, agent_version=1)
-    monkeypatch.setenv("INTERPRETER_HOME", str(settings.home))
-    monkeypatch.setenv("INTERPRETER_TEMPLATE_PATH", settings.template_path)
-    run = CliRunner().invoke(app, ["template", "list"])
-    assert run.exit_code == 0
-    assert "(outdated)" in run.output
-    assert "interpreter template build mine" in run.output
-    rows = json.loads(CliRunner().invoke(app, ["template", "list", "--json"]).output)["templates"]
+    own = {"INTERPRETER_HOME": str(settings.home), "INTERPRETER_TEMPLATE_PATH": settings.template_path}
+
+    def listed(*options: str) -> str:
+        command = [sys.executable, "-c", "from interpreter.cli import main; main()", "template", "list", *options]
+        run = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **own})
+        return run.stdout + run.stderr
+
+    assert "(outdated)" in listed()
+    assert "interpreter template build mine" in listed()
+    rows = json.loads(listed("--json"))["templates"]
     assert {row["name"]: row["outdated"] for row in rows}["mine"] is True
 
 
