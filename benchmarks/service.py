@@ -17,7 +17,7 @@ import structlog
 
 from benchmarks.report import Figures, console, show, write
 from interpreter import Accelerator, Engine, Session, build_template, load_settings
-from interpreter.sessions.admission import available_memory
+from interpreter.sessions.resources import available_memory
 
 RESULTS = Path(__file__).with_name("service.json")
 CREATES = 12

@@ -102,6 +102,17 @@ class Settings(BaseSettings):
     memory_reserve_mb: int = Field(
         default=1024, ge=0, description="Memory that the host keeps free, in MiB: no session starts that would take it."
     )
+    session_disk_mb: int = Field(
+        default=256, ge=0, description="Disk that a new session is expected to take of the host's, in MiB."
+    )
+    disk_reserve_mb: int = Field(
+        default=1024, ge=0, description="Disk that the host keeps free, in MiB: no session starts that would take it."
+    )
+    disk_limit_mb: int = Field(
+        default=0,
+        ge=0,
+        description="Disk of the host's that one session may take, in MiB; 0: its template's scratch_gb.",
+    )
     queue_size: int = Field(default=32, ge=0, description="Requests for a session that may wait for room.")
     queue_seconds: float = Field(default=10.0, ge=0, description="Seconds that a request for a session waits for room.")
     output_limit: int = Field(default=10_000_000, ge=1, description="Bytes of output that one execution keeps.")

@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from interpreter.sessions.admission import available_memory
+from interpreter.sessions.resources import available_memory
 from interpreter.sessions.service import Sessions
 
 _BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
@@ -52,15 +52,21 @@ class _SessionsCollector(Collector):
         memory = GaugeMetricFamily(
             "interpreter_sessions_memory_bytes", "Memory that sessions hold.", labels=("template",)
         )
+        disk = GaugeMetricFamily(
+            "interpreter_sessions_disk_bytes", "Disk of the host's that sessions take.", labels=("template",)
+        )
         counts: dict[str, int] = {}
         held: dict[str, int] = {}
+        taken: dict[str, int] = {}
         for live in sessions.live:
             name = live.record.template
             counts[name] = counts.get(name, 0) + 1
             held[name] = held.get(name, 0) + sessions.ledger.memory_of(live.record.id)
+            taken[name] = taken.get(name, 0) + sessions.disks.held(live.record.id)
         for name, count in counts.items():
             running.add_metric((name,), count)
             memory.add_metric((name,), held[name])
+            disk.add_metric((name,), taken[name])
         ready = GaugeMetricFamily("interpreter_pool_ready", "Machines ready in the pool.", labels=("template",))
         for name, count in sessions.pool.ready.items():
             ready.add_metric((name,), count)
@@ -68,12 +74,15 @@ class _SessionsCollector(Collector):
         free = GaugeMetricFamily(
             "interpreter_host_memory_available_bytes", "The host's free memory.", available_memory()
         )
+        free_disk = GaugeMetricFamily(
+            "interpreter_host_disk_available_bytes", "The host's free disk.", sessions.disks.available()
+        )
         clients = GaugeMetricFamily(
             "interpreter_kernel_clients",
             "Jupyter clients that are connected.",
             sum(live.clients.connections for live in sessions.live),
         )
-        yield from (running, memory, ready, waiting, free, clients)
+        yield from (running, memory, disk, ready, waiting, free, free_disk, clients)
 
 
 class MetricsMiddleware:

@@ -74,7 +74,9 @@ async def restore_guest(
     """
     timings = Timings()
     async with AsyncExitStack() as stack:
-        scratch = await stack.enter_async_context(copy_scratch(template.scratch, settings.scratch_home))
+        folder = settings.scratch_home if place is None else place.folder
+        copying = copy_scratch(template.scratch, folder, named=place is not None)
+        scratch = await stack.enter_async_context(copying)
         timings.mark("scratch")
         start = MachineStart(
             spec=template.spec,

@@ -1,25 +1,30 @@
-"""A session's scratch disk: a sparse copy of the template's, in a file without a name.
+"""A session's scratch disk: a sparse copy of the template's.
 
-A file without a name is gone when the last process that holds it is, however that process ended.
+In a machine's folder it has a name from the start, by which another service finds it, and goes with the folder. Else
+it has none, and is gone when the last process that holds it is, however that process ended.
 """
 
 import asyncio
 import errno
+import os
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from io import FileIO
 from pathlib import Path
+from typing import BinaryIO, Final
 
 from interpreter.errors import DiskFull, HostError
 from interpreter.vm.memory import copy_sparse
 
+SCRATCH: Final = "scratch"
+
 
 @asynccontextmanager
-async def copy_scratch(source: int, folder: Path) -> AsyncGenerator[int]:
+async def copy_scratch(source: int, folder: Path, *, named: bool = False) -> AsyncGenerator[int]:
     """A copy of the scratch disk ``source`` as an open descriptor, in ``folder``. Raises DiskFull, HostError."""
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  (closed below)
+        file = _create(folder, named=named)
     except OSError as error:
         raise HostError(f"{folder} cannot hold scratch disks: {error.strerror}") from None
     with file:
@@ -32,3 +37,11 @@ async def copy_scratch(source: int, folder: Path) -> AsyncGenerator[int]:
                 ) from None
             raise HostError(f"a scratch disk cannot be made in {folder}: {error.strerror}") from None
         yield file.fileno()
+
+
+def _create(folder: Path, *, named: bool) -> FileIO | BinaryIO:
+    if named:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        return FileIO(folder / SCRATCH, "r+", opener=lambda path, _: os.open(path, flags, 0o600))
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return tempfile.TemporaryFile(dir=folder, buffering=0)

@@ -1,27 +1,18 @@
-"""Who may start a session now: limits per tenant and in all, the host's memory, and a bounded queue for the rest."""
+"""Who may start a session now: limits per tenant and in all, the host's memory and disk, and a bounded queue."""
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from interpreter.errors import Draining, HostFull, TenantLimit
+from interpreter.sessions.resources import Resource
 from interpreter.settings import Settings
 
-MIB: Final = 1024 * 1024
 _RETRY_SECONDS: Final = 5
 _CPUS_EACH: Final = 32
-
-
-def available_memory() -> int:
-    """Bytes that the host can give without swapping (MemAvailable of proc(5))."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +24,19 @@ class Ticket:
 
 
 class Admission:
-    """Gives out tickets. ``expected_growth`` tells the bytes that the sessions which run are still expected to take."""
+    """Gives out tickets. ``running`` tells the ids of the sessions that run."""
 
     def __init__(
         self,
         settings: Settings,
         host_cpus: int,
-        expected_growth: Callable[[], int],
-        memory: Callable[[], int] = available_memory,
+        resources: Sequence[Resource],
+        running: Callable[[], Iterable[str]],
     ) -> None:
         self._settings = settings
         self._max_cpus = settings.max_cpus or host_cpus * _CPUS_EACH
-        self._expected_growth = expected_growth
-        self._memory = memory
+        self._resources = resources
+        self._running = running
         self._tenants: Counter[str] = Counter()
         self._cpus = 0
         self._starting = 0
@@ -138,14 +129,13 @@ class Admission:
             return f"this service holds {settings.max_sessions} at most"
         if self._cpus + cpus > self._max_cpus:
             return f"{self._cpus} vCPUs are taken of {self._max_cpus}"
-        each = settings.session_memory_mb * MIB
-        left = self._memory() - self._expected_growth() - (self._starting + 1) * each
-        if left < settings.memory_reserve_mb * MIB:
-            return "the host's memory is taken"
+        for resource in self._resources:
+            if not resource.has_room(self._running(), self._starting):
+                return f"the host's {resource.name} is taken"
         return None
 
     def look_again(self) -> None:
-        """Something may have changed: memory, or who holds what."""
+        """Something may have changed: what the host has left, or who holds what."""
         # The first in the queue looks again; when it may start, its leaving wakes the next. Draining refuses them all.
         if self._waiting and not self._waiting[0].done():
             self._waiting[0].set_result(None)

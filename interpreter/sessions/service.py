@@ -24,10 +24,13 @@ from interpreter.errors import (
     NotFound,
 )
 from interpreter.kernel.channels import MAIN
-from interpreter.sessions.admission import MIB, Admission, available_memory
+from interpreter.sessions.admission import Admission
+from interpreter.sessions.disks import Disks
+from interpreter.sessions.guard import GUARD_SECONDS, Guard
 from interpreter.sessions.live import LiveSession
 from interpreter.sessions.pool import Ending, HeldSession, Pool, restore
 from interpreter.sessions.rebuilding import rebuild_outdated
+from interpreter.sessions.resources import MIB, Resource, available_memory
 from interpreter.sessions.supervised import Supervisor
 from interpreter.settings import Settings
 from interpreter.store.paging import Page
@@ -39,7 +42,6 @@ from interpreter.vm.takeover import find_machines, kill_machine
 log = structlog.get_logger(__name__)
 
 _ID_BYTES: Final = 16
-_GUARD_SECONDS: Final = 1.0
 
 
 class Sessions:
@@ -52,9 +54,12 @@ class Sessions:
         self.ledger = ledger
         self.places = Places(settings.machines_home)
         self.pool = Pool(engine, self.places, clock, settings.pool)
-        self.admission = Admission(settings, os.cpu_count() or 1, self._expected_growth)
+        self.disks = Disks(settings.home)
         self._clock = clock
         self._live: dict[str, LiveSession] = {}
+        resources = self._resources()
+        self.admission = Admission(settings, os.cpu_count() or 1, resources, lambda: self._live)
+        self._guard = Guard(resources, self.disks, settings.disk_limit_mb * MIB, self._fail)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -209,16 +214,12 @@ class Sessions:
                 waiter.cancel()
         await asyncio.gather(*(self._end(live, State.STOPPED, Reason.SHUTDOWN) for live in self.live))
 
-    async def guard_memory(self) -> None:
-        """Look at the host's memory every second: end the largest session before the host's kernel ends any."""
+    async def guard(self) -> None:
+        """Look every second at what sessions take of the host, and end one before all of them suffer."""
         while True:
-            await self._clock.sleep(_GUARD_SECONDS)
+            await self._clock.sleep(GUARD_SECONDS)
             self.admission.look_again()
-            if available_memory() >= self.settings.memory_reserve_mb * MIB // 2 or not self._live:
-                continue
-            largest = max(self.live, key=lambda live: self.ledger.memory_of(live.record.id))
-            message = "the host ran out of memory, and this session held the most"
-            await self._end(largest, State.FAILED, Reason.OUT_OF_MEMORY, message)
+            await self._guard.look(self.live)
 
     async def _machine(self, record: SessionRecord) -> HeldSession:
         held = self.pool.take(record.template)
@@ -340,9 +341,29 @@ class Sessions:
                 live.ended.set()
                 log.info("session ended", session=session_id, state=state, reason=reason)
 
-    def _expected_growth(self) -> int:
-        each = self.settings.session_memory_mb * MIB
-        return sum(max(each - self.ledger.memory_of(session_id), 0) for session_id in self._live)
+    async def _fail(self, live: LiveSession, reason: Reason, message: str) -> None:
+        await self._end(live, State.FAILED, reason, message)
+
+    def _resources(self) -> tuple[Resource, ...]:
+        settings = self.settings
+        return (
+            Resource(
+                name="memory",
+                available=available_memory,
+                held=self.ledger.memory_of,
+                each=settings.session_memory_mb * MIB,
+                reserve=settings.memory_reserve_mb * MIB,
+                reason=Reason.OUT_OF_MEMORY,
+            ),
+            Resource(
+                name="disk",
+                available=self.disks.available,
+                held=self.disks.held,
+                each=settings.session_disk_mb * MIB,
+                reserve=settings.disk_reserve_mb * MIB,
+                reason=Reason.OUT_OF_DISK,
+            ),
+        )
 
 
 @asynccontextmanager
@@ -356,7 +377,7 @@ async def open_sessions(
     kept = KeptDays(settings.keep_sessions_days, settings.keep_results_days, settings.keep_usage_days)
     supervisor.keep("retention", Retention(store.database, kept, clock).run)
     supervisor.keep("ledger", ledger.run)
-    supervisor.keep("memory guard", sessions.guard_memory)
+    supervisor.keep("guard", sessions.guard)
     filling = supervisor.keep("pool", sessions.pool.run)
     if settings.renew_templates:
         supervisor.keep("renewal of templates", lambda: rebuild_outdated(engine))

@@ -37,6 +37,7 @@ class Reason(StrEnum):
     TIMEOUT = "timeout"
     CRASH = "crash"
     OUT_OF_MEMORY = "out_of_memory"
+    OUT_OF_DISK = "out_of_disk"
     SHUTDOWN = "shutdown"
 
 

@@ -1,21 +1,29 @@
 """Who may start a session: limits hold under any order of coming and going; the queue is fair and bounded."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from interpreter.errors import Draining, HostFull, TenantLimit
-from interpreter.sessions.admission import MIB, Admission, Ticket
+from interpreter.sessions.admission import Admission, Ticket
+from interpreter.sessions.resources import Resource
 from interpreter.settings import Settings
+from interpreter.store.records import Reason
 
 PLENTY = 1 << 40
 
 
-def admission(memory: int = PLENTY, growth: int = 0, **limits: object) -> Admission:
+def admission(resources: Sequence[Resource] = (), **limits: object) -> Admission:
     settings = Settings.model_validate({"queue_seconds": 0.05, "queue_size": 2, **limits})
-    return Admission(settings, 4, lambda: growth, lambda: memory)
+    return Admission(settings, 4, resources, lambda: ["running"])
+
+
+def resource(available: int, held: int = 0) -> Resource:
+    """Of which 100 are to stay free and a session is expected to take 150."""
+    return Resource("disk", lambda: available, lambda _: held, each=150, reserve=100, reason=Reason.OUT_OF_DISK)
 
 
 async def admit(admission: Admission, tenant: str = "a", cpus: int = 1) -> Ticket:
@@ -38,17 +46,29 @@ async def test_a_tenant_at_its_limit_is_refused_at_once_and_others_are_not() -> 
     [
         ({"max_sessions": 1}, "holds 1 at most"),
         ({"max_cpus": 1}, "vCPUs"),
-        ({"memory": 300 * MIB, "memory_reserve_mb": 100, "session_memory_mb": 150, "growth": 100 * MIB}, "memory"),
     ],
 )
 async def test_a_full_host_is_told_after_waiting(limits: dict[str, int], said: str) -> None:
     gate = admission(**limits)
-    if "memory" not in limits:
-        await admit(gate)
+    await admit(gate)
     with pytest.raises(HostFull, match=said) as refusal:
         await admit(gate)
     assert refusal.value.retry_after > 0
     assert gate.waiting == 0
+
+
+async def test_a_session_that_would_take_of_the_reserve_is_told_of_what_there_is_too_little() -> None:
+    # What runs has taken 50 and is expected to take 100 more; then come the new one's 150 and the reserve of 100.
+    await admit(admission([resource(PLENTY), resource(350, held=50)]))
+    with pytest.raises(HostFull, match="the host's disk is taken"):
+        await admit(admission([resource(PLENTY), resource(349, held=50)]))
+
+
+async def test_sessions_that_are_starting_count_with_what_they_will_take() -> None:
+    gate = admission([resource(399, held=150)], queue_seconds=0)
+    async with gate.ticket("a", 1):
+        with pytest.raises(HostFull, match="disk"):
+            await admit(gate)
 
 
 async def test_those_who_wait_come_in_order_and_no_more_than_the_queue_holds() -> None:
