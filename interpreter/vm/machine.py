@@ -120,14 +120,16 @@ async def start_machine(start: MachineStart) -> AsyncGenerator[tuple[Machine, so
     """
     async with AsyncExitStack() as stack:
         channels = stack.enter_context(open_channels(start.folder))
+        # What only the start needs is closed with it: a session should hold few descriptors.
+        starting = stack.enter_context(ExitStack())
         info_read, info_write = os.pipe2(os.O_CLOEXEC)
-        stack.callback(os.close, info_read)
+        starting.callback(os.close, info_read)
         arguments = qemu_arguments(
             start.spec, start.files, channels.theirs, name=start.name, shared_memory=start.shared_memory
         )
         try:
             system_calls = open_filter()
-            stack.callback(os.close, system_calls)
+            starting.callback(os.close, system_calls)
             command = start.jail.command(
                 start.qemu, [*arguments, *start.arguments], _limits(start), system_calls=system_calls, info=info_write
             )
@@ -151,6 +153,7 @@ async def start_machine(start: MachineStart) -> AsyncGenerator[tuple[Machine, so
             words = await ended.future
             raise MachineStartFailed(f"QEMU did not start: {words}", hint="See `interpreter doctor`") from error
         pid = _qemu_pid(await asyncio.to_thread(os.read, info_read, 4096))
+        starting.close()
         yield Machine(qmp, pid, channels.doorbell, ended.future), channels.vsock
 
 

@@ -7,7 +7,7 @@ and every session maps privately (QEMU's ``x-ignore-shared``, docs/devel/migrati
 import os
 import socket
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 
 from interpreter.errors import MachineDied, MachineError, MachineStartFailed
@@ -29,18 +29,22 @@ async def restore_machine(start: MachineStart, devices: int) -> AsyncGenerator[t
 
     Also gives our end of the channel for its vsock device.
     """
-    own = opened_again(devices)
-    try:
+    with ExitStack() as files:
+        # A description of its own for each machine: with a shared one they would move each other's place in the file.
+        state, rootfs = opened_again(devices), opened_again(start.files.rootfs)
+        for descriptor in (state, rootfs):
+            files.callback(os.close, descriptor)
         start = replace(
             start,
+            files=replace(start.files, rootfs=rootfs),
             arguments=[*start.arguments, *restore_arguments()],
-            inherited=(*start.inherited, own),
+            inherited=(*start.inherited, state),
         )
         async with start_machine(start) as (machine, vsock):
-            await _load(machine, own)
+            await _load(machine, state)
+            # QEMU has them now.
+            files.close()
             yield machine, vsock
-    finally:
-        os.close(own)
 
 
 async def _load(machine: Machine, devices: int) -> None:
