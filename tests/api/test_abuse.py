@@ -5,10 +5,14 @@ import gc
 import os
 import socket
 import struct
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from served import SECONDS, Api
+from served import SECONDS, Api, own_home, serve
+
+from interpreter import Engine, Settings
 
 pytestmark = pytest.mark.machine
 
@@ -26,9 +30,9 @@ async def test_a_guest_that_exhausts_itself_loses_its_kernel_at_most(
     api: Api, session_id: str, shared: str, code: str
 ) -> None:
     url, body = f"/v1/sessions/{session_id}/execute", {"code": code, "timeout": 15}
+    quiet = [await seconds_of_an_answer(api, shared) for _ in range(5)]
     exhausting = asyncio.create_task(api.client.post(url, json=body, timeout=300))
-    while not exhausting.done():
-        assert await api.printed(shared, "print(1)") == "1\n"
+    await answers_until(exhausting, api, shared, max(quiet))
     assert exhausting.result().json()["status"] in {"kernel_died", "timeout"}
     # The agent has memory and a share of the processor of its own: it ends all that the code has started.
     assert (await api.client.post(f"/v1/sessions/{session_id}/restart")).status_code == 204
@@ -37,17 +41,38 @@ async def test_a_guest_that_exhausts_itself_loses_its_kernel_at_most(
     assert int(left.json()["stdout"]) < 100
 
 
-async def test_a_cell_that_prints_without_end_is_ended_by_its_time(api: Api, session_id: str, shared: str) -> None:
-    # Flushed, so that it waits for who reads: else the kernel's memory might be full before its time is over.
-    code = "while True: print('x' * 100_000, flush=True)"
-    printing = asyncio.create_task(api.run(session_id, code, timeout=5))
-    while not printing.done():
-        assert await api.printed(shared, "print(1)") == "1\n"
-    result = await printing
-    assert (result["status"], result["truncated"]) == ("timeout", True)
-    assert len(result["outputs"][0]["text"]) <= 10_000_000
-    await api.client.post(f"/v1/sessions/{session_id}/restart")
-    assert await api.printed(session_id, "print('again')") == "again\n"
+async def test_a_cell_that_prints_without_end_is_ended_by_its_time(
+    engine: Engine, settings: Settings, tmp_path: Path
+) -> None:
+    # A limit that any guest reaches in its time, on however busy a computer.
+    home = own_home(settings, tmp_path / "home")
+    async with serve(Settings(home=home, default_template="base", output_limit=1_000_000)) as api:
+        printing_session, other = await api.new(), await api.new()
+        quiet = [await seconds_of_an_answer(api, other) for _ in range(5)]
+        # Flushed, so that it waits for who reads: else the kernel's memory might be full before its time is over.
+        code = "while True: print('x' * 100_000, flush=True)"
+        printing = asyncio.create_task(api.run(printing_session, code, timeout=5))
+        await answers_until(printing, api, other, max(quiet))
+        result = await printing
+        assert (result["status"], result["truncated"]) == ("timeout", True)
+        assert len(result["outputs"][0]["text"]) <= 1_000_000
+        await api.client.post(f"/v1/sessions/{printing_session}/restart")
+        assert await api.printed(printing_session, "print('again')") == "again\n"
+
+
+async def seconds_of_an_answer(api: Api, session_id: str) -> float:
+    began = time.monotonic()
+    assert await api.printed(session_id, "print(1)") == "1\n"
+    return time.monotonic() - began
+
+
+async def answers_until(done: "asyncio.Task[Any]", api: Api, session_id: str, quiet: float) -> None:
+    """Another session is asked all the while: its slowest answer is no standstill of the service."""
+    slowest = 0.0
+    while not done.done():
+        slowest = max(slowest, await seconds_of_an_answer(api, session_id))
+    # A machine that burns its processor is felt; far more than that, and the service itself has stood still.
+    assert slowest <= max(20 * quiet, 5.0)
 
 
 async def test_a_header_of_a_megabyte_is_refused(api: Api, shared: str) -> None:
