@@ -81,9 +81,12 @@ async def serving(home: Path, **more: str) -> AsyncGenerator[Serving]:
     finally:
         with suppress(ProcessLookupError):
             process.terminate()
-        await process.wait()
+        try:
+            await asyncio.wait_for(process.wait(), 60)
+        except TimeoutError:
+            process.kill()
         if reading is not None:
-            await reading
+            reading.cancel()
 
 
 async def _read_away(stream: asyncio.StreamReader) -> None:
