@@ -34,12 +34,6 @@ _RESULTS_OF_SESSIONS: Final = _FEW.format("""
     WHERE sessions.state IN ('stopped', 'failed') AND stopped_at < :before LIMIT 100
 """)
 _SESSIONS: Final = """
-DELETE FROM executions WHERE id IN (
-    SELECT executions.id FROM sessions JOIN executions ON session_id = sessions.id
-    WHERE sessions.state IN ('stopped', 'failed') AND stopped_at < :before LIMIT 2
-)
-"""
-_SESSIONS: Final = """
 DELETE FROM sessions WHERE id IN (
     SELECT id FROM sessions WHERE state IN ('stopped', 'failed') AND stopped_at < :before LIMIT 100
 )
@@ -47,7 +41,7 @@ DELETE FROM sessions WHERE id IN (
 _ACCOUNTS: Final = """
 DELETE FROM accounts WHERE session_id IN (
     SELECT session_id FROM accounts WHERE sampled_at < :before
-    AND session_id NOT IN (SELECT id FROM sessions WHERE state NOT IN ('stopped', 'failed')) LIMIT 20
+    AND session_id NOT IN (SELECT id FROM sessions WHERE state NOT IN ('stopped', 'failed')) LIMIT 5
 )
 """
 
