@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from interpreter.errors import DiskFull, ProgramMissing, TemplateBuildFailed
+from interpreter.vm.priority import first_to_go
 from interpreter.vm.spawn import signal_group, spawn
 
 DEBIAN_PACKAGES: Final = {
@@ -49,7 +50,8 @@ async def run_program(
     until it has cleaned up after itself.
     """
     process = await spawn(
-        [str(part) for part in command],
+        # A service that renews a template must not share the protection that it has with what it runs for that.
+        [*first_to_go(), *(str(part) for part in command)],
         environment={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
         stdin=stdin,
         stdout=asyncio.subprocess.PIPE,

@@ -24,11 +24,15 @@ _PROC: Final = Path("/proc")
 _AGAIN_SECONDS: Final = 0.1
 
 
+def first_to_go() -> list[str]:
+    """What to put before a command, so that it ends before the service when memory runs out."""
+    # By programs and not between fork and exec, where Python with threads may hang. To give up is always allowed.
+    return [str(find_program("choom")), f"--adjust={MACHINE_OOM_SCORE}", "--"]
+
+
 def behind_the_service() -> list[str]:
     """What to put before a command, so that it runs at a machine's priority."""
-    # By programs and not between fork and exec, where Python with threads may hang. Never fails: both only give up.
-    nice, choom = (str(find_program(name)) for name in ("nice", "choom"))
-    return [nice, f"--adjustment={NICE}", choom, f"--adjust={MACHINE_OOM_SCORE}", "--"]
+    return [str(find_program("nice")), f"--adjustment={NICE}", *first_to_go()]
 
 
 async def put_group_behind(pid: int) -> None:

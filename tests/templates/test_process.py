@@ -10,11 +10,18 @@ import pytest
 from interpreter import DiskFull, ProgramMissing, TemplateBuildFailed
 from interpreter.templates import process
 from interpreter.templates.process import DEBIAN_PACKAGES, require, run_program
+from interpreter.vm.priority import MACHINE_OOM_SCORE
 
 
 async def test_a_failure_brings_the_programs_last_words() -> None:
     with pytest.raises(TemplateBuildFailed, match=r"step failed with status 3:\nthe cause"):
         await run_program([sys.executable, "-c", "print('the cause'); raise SystemExit(3)"], step="step")
+
+
+async def test_what_a_build_runs_ends_before_the_service_when_memory_runs_out() -> None:
+    own = int(Path("/proc/self/oom_score_adj").read_text())
+    await run_program(["grep", "-qx", str(MACHINE_OOM_SCORE), "/proc/self/oom_score_adj"], step="step")
+    assert own < MACHINE_OOM_SCORE
 
 
 async def test_no_space_left_is_disk_full() -> None:
