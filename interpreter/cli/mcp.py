@@ -21,6 +21,7 @@ async def serve(settings: Settings) -> None:
     if url := os.environ.get("INTERPRETER_URL"):
         await serve_stdio(lambda: AsyncClient(url, settings.key))
         return
+    os.umask(0o077)
     async with open_service(settings) as service:
         transport = httpx.ASGITransport(app=create_app(service), raise_app_exceptions=False)
         await serve_stdio(lambda: AsyncClient(IN_PROCESS_URL, settings.key, transport=transport))

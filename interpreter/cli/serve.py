@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -29,6 +30,8 @@ async def serve(settings: Settings) -> None:
             hint="Set INTERPRETER_API_KEY",
         )
     put_service_first()
+    # Whatever makes a file from here on, a library for one, makes it for the service's user alone.
+    os.umask(0o077)
     loop = asyncio.get_running_loop()
     asked_to_end = asyncio.Event()
     _configure_logging()

@@ -1,6 +1,7 @@
 """``interpreter template``: build, list, show, rm."""
 
 import contextlib
+import os
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -49,6 +50,7 @@ async def build(settings: Settings, name: str, *, force: bool, json_output: bool
     answer = await choose_accelerator(settings)
     if answer.warning and not json_output:
         err.print(f"[yellow]warning:[/] {escape(answer.warning)}")
+    os.umask(0o077)
     with show_steps(f"building template {name}", quiet=json_output) as progress:
         built = await build_template(settings, name, Accelerator(answer.accelerator), progress, force=force)
     if json_output:

@@ -18,6 +18,7 @@ from interpreter.engine.session import Session
 from interpreter.errors import InterpreterError, KernelDied, TemplateError
 from interpreter.kernel.control import AgentEvent
 from interpreter.kernel.versions import check_spoken
+from interpreter.private import private_home
 from interpreter.settings import Settings, load_settings
 from interpreter.templates.loaded import LoadedTemplate, load_template
 from interpreter.templates.rootfs import Progress
@@ -47,6 +48,7 @@ class Engine:
         self._accelerator: AcceleratorAnswer | None = None
 
     async def __aenter__(self) -> Self:
+        private_home(self.settings.home)
         self._accelerator = await choose_accelerator(self.settings)
         return self
 

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from interpreter.errors import ConfigurationError, HostError
+from interpreter.private import private_home
 
 
 @contextmanager
 def own_home(home: Path) -> Generator[None]:
-    """Hold the state folder. Raises ConfigurationError when another service does, HostError when it is no folder."""
+    """Hold the state folder. Raises ConfigurationError when another service does, HostError."""
+    private_home(home)
     try:
-        home.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(home / "service.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise HostError(f"{home} cannot be used: {error.strerror}") from None

@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from interpreter.errors import SnapshotDamaged, TemplateOutdated
+from interpreter.private import write_private
 from interpreter.settings import Accelerator
 from interpreter.templates.definition import Definition, Template
 from interpreter.templates.rootfs import builder_sources
@@ -149,7 +150,7 @@ def read_json(kind: type[T], path: Path) -> T:
 
 def write_json(value: BaseModel, path: Path) -> None:
     """Write a manifest."""
-    path.write_text(json.dumps(value.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+    write_private(path, json.dumps(value.model_dump(mode="json"), indent=2) + "\n")
 
 
 def _host_processor() -> str:

@@ -54,6 +54,8 @@ async def run_program(
         [*first_to_go(), *(str(part) for part in command)],
         environment={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
         stdin=stdin,
+        # What it puts into an image is for the image's users, whatever the files of this process are.
+        umask=0o022,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

@@ -122,6 +122,10 @@ def _write_overlay(template: Template, overlay: Path, site: Path, suite: _Suite)
     sources = overlay / "etc" / "apt" / "sources.list.d"
     sources.mkdir(parents=True)
     (sources / "debian.sources").write_text(_PUBLIC_SOURCES.format(suite=template.definition.suite), encoding="utf-8")
+    for path in overlay.rglob("*"):
+        if not path.is_symlink():
+            # The session's user reads it, under whatever umask it was made or installed here.
+            path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
     return overlay
 
 

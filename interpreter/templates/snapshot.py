@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from interpreter.errors import TemplateBuildFailed
+from interpreter.private import new_private
 from interpreter.settings import Settings
 from interpreter.templates.manifest import (
     SNAPSHOT_MANIFEST,
@@ -70,9 +71,9 @@ async def make_snapshot(
             await _wait_ready(machine, settings.boot_timeout)
             boot_seconds = time.monotonic() - started
             progress("snapshot")
-            with (target / DEVICES).open("xb") as devices:
+            with new_private(target / DEVICES) as devices:
                 await save_devices(machine, devices.fileno())
-            with (target / MEMORY).open("xb") as file:
+            with new_private(target / MEMORY) as file:
                 await asyncio.to_thread(save_memory, memory, file.fileno())
         records = {name: await asyncio.to_thread(record_file, target / name) for name in (MEMORY, DEVICES, SCRATCH)}
         snapshot = Snapshot(conditions=conditions, boot_seconds=round(boot_seconds, 2), files=records)
@@ -93,7 +94,7 @@ async def measure_boot(built: BuiltTemplate, spec: MachineSpec, settings: Settin
 
 async def make_scratch(path: Path, size_gb: int) -> None:
     """A sparse disk image with an empty ext4. No journal: it lives no longer than its session."""
-    with path.open("xb") as file:
+    with new_private(path) as file:
         file.truncate(size_gb * 1024**3)
     features = ("-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard,root_owner=0:0", "-m", "0")
     await run_program([require("mkfs.ext4"), "-q", *features, "-L", "scratch", path], step="mkfs.ext4")
@@ -163,7 +164,7 @@ async def _wait_ready(machine: Machine, seconds: float) -> None:
 def _replacing(folder: Path) -> Generator[Path]:
     """A new folder that takes the place of ``folder`` when the block ends well."""
     new = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
-    new.mkdir()
+    new.mkdir(mode=0o700)
     try:
         yield new
         old = folder.with_name(f"{new.name}-old")

@@ -26,6 +26,7 @@ from interpreter.errors import (
     TemplateNotFound,
     TemplateOutdated,
 )
+from interpreter.private import private_folder, write_private
 from interpreter.templates.definition import check_name
 from interpreter.templates.manifest import MANIFEST, Manifest, read_json
 
@@ -87,13 +88,12 @@ class TemplateStore:
         target = self._built / manifest.content_hash
         if target.exists():
             self._discard(target)
+        _close_to_others(folder)
         _sync_folder(folder)
         folder.rename(target)
-        self._names.mkdir(parents=True, exist_ok=True)
-        written = self._names / f".{manifest.name}.{os.getpid()}"
-        written.write_text(manifest.content_hash, encoding="ascii")
+        private_folder(self._names)
         previous = self._hash_of(manifest.name)
-        written.replace(self._names / manifest.name)
+        write_private(self._names / manifest.name, manifest.content_hash)
         if previous not in (None, manifest.content_hash):
             self._remove_unnamed(str(previous))
         return BuiltTemplate(target, manifest)
@@ -111,10 +111,10 @@ class TemplateStore:
     def build_folder(self) -> Generator[Path]:
         """A new folder to build in; what is left in it at the end is removed. Raises DiskFull, HostError."""
         with disk_errors(self._built):
-            self._built.mkdir(parents=True, exist_ok=True)
+            private_folder(self._built)
             self._sweep()
             folder = self._built / f".building-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-            folder.mkdir()
+            folder.mkdir(mode=0o700)
             try:
                 yield folder
             finally:
@@ -125,7 +125,7 @@ class TemplateStore:
     async def lock(self, name: str) -> AsyncGenerator[None]:
         """Hold the one right to build a name, among all processes on this host."""
         with disk_errors(self._locks):
-            self._locks.mkdir(parents=True, exist_ok=True)
+            private_folder(self._locks)
             descriptor = os.open(self._locks / check_name(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             while True:
@@ -198,6 +198,12 @@ def disk_errors(folder: Path) -> Generator[None]:
 
 def _not_built(name: str) -> TemplateNotFound:
     return TemplateNotFound(f"template {name!r} is not built", hint=f"Build it: interpreter template build {name}")
+
+
+def _close_to_others(folder: Path) -> None:
+    # Nobody else could enter the folder so far; programs that made files in it chose their modes.
+    for path in folder.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
 
 
 def _sync_folder(folder: Path) -> None:

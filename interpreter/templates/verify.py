@@ -6,12 +6,12 @@ within one tick of the file system's clock. So a file that was changed a moment 
 """
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any, Final, cast
 
 from interpreter.errors import SnapshotDamaged
+from interpreter.private import write_private
 from interpreter.templates.manifest import FileRecord, record_file
 
 _CHECKED: Final = ".checked.json"
@@ -38,9 +38,7 @@ def verify_files(folder: Path, records: dict[str, FileRecord], *, hint: str) -> 
         if began - identity[-1] > _TICK_NS:
             now[name] = identity
     if now != checked:
-        written = folder / f"{_CHECKED}.{os.getpid()}"
-        written.write_text(json.dumps(now), encoding="utf-8")
-        written.replace(folder / _CHECKED)
+        write_private(folder / _CHECKED, json.dumps(now))
 
 
 def _identity(path: Path) -> list[int]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from interpreter.errors import MachineError
+from interpreter.private import private_home, write_private
 from interpreter.settings import Accelerator, AcceleratorChoice, Settings
 from interpreter.vm.command import MachineFiles, MachineSpec
 from interpreter.vm.jail import new_jail
@@ -59,11 +60,9 @@ async def choose_accelerator(settings: Settings, *, again: bool = False) -> Acce
     if not again and (kept := _read_kept(kept_in, conditions)):
         return kept
     answer = await _probe(settings)
-    settings.home.mkdir(parents=True, exist_ok=True)
+    private_home(settings.home)
     record = {"conditions": conditions, "accelerator": answer.accelerator, "reason": answer.reason}
-    written = kept_in.with_suffix(f".{os.getpid()}")
-    written.write_text(json.dumps(record), encoding="utf-8")
-    written.replace(kept_in)
+    write_private(kept_in, json.dumps(record))
     return answer
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from interpreter.templates.store import TemplateStore, disk_errors
 def publish(store: TemplateStore, name: str, content_hash: str) -> None:
     with store.build_folder() as folder:
         (folder / "rootfs").write_bytes(b"x")
+        (folder / "snapshot").mkdir()
+        (folder / "snapshot" / "memory").write_bytes(b"x")
         manifest = Manifest(
             name=name,
             content_hash=content_hash,
@@ -36,6 +39,21 @@ def test_a_build_is_found_by_name_and_by_hash(tmp_path: Path) -> None:
     store = TemplateStore(tmp_path)
     publish(store, "base", "a" * 64)
     assert store.find("base").manifest == store.find("a" * 12).manifest == store.list()["base"].manifest
+
+
+def test_nobody_else_can_read_a_build_at_any_time(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        store = TemplateStore(tmp_path / "home" / "templates")
+        with store.build_folder() as folder:
+            assert {stat.S_IMODE(one.stat().st_mode) for one in (folder, *folder.parents[:3])} == {0o700}
+        publish(store, "base", "a" * 64)
+    finally:
+        os.umask(before)
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "home").rglob("*")}
+    assert {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
+    assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
+    assert len(modes) > 4
 
 
 def test_a_new_build_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
