@@ -52,7 +52,8 @@ def own_home(settings: Settings, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "templates").symlink_to(settings.templates_home)
     if (kept := settings.home / "accelerator.json").exists():
-        shutil.copy(kept, folder)
+        # As the service would have written it, whatever it was before.
+        Path(shutil.copy(kept, folder)).chmod(0o600)
     return folder
 
 
