@@ -11,6 +11,7 @@ import structlog
 from rich.markup import escape
 
 from interpreter.api.app import create_app, open_service
+from interpreter.api.descriptors import raise_limit, room_for_connections
 from interpreter.api.server import new_server
 from interpreter.cli.terminal import err
 from interpreter.errors import ConfigurationError
@@ -32,6 +33,7 @@ async def serve(settings: Settings) -> None:
     put_service_first()
     # Whatever makes a file from here on, a library for one, makes it for the service's user alone.
     os.umask(0o077)
+    connections = room_for_connections(settings, raise_limit())
     loop = asyncio.get_running_loop()
     asked_to_end = asyncio.Event()
     _configure_logging()
@@ -44,7 +46,7 @@ async def serve(settings: Settings) -> None:
             async with mount_mcp(app):
                 # Again: the mcp package sets up logging of its own.
                 _configure_logging()
-                server = new_server(app, settings)
+                server = new_server(app, settings, connections)
                 serving = asyncio.create_task(server.serve([listener]))
                 _announce(settings, listener)
                 ending = asyncio.create_task(asked_to_end.wait())
