@@ -14,7 +14,7 @@ from kernel_guest.agent import Agent, GuestSystem
 from kernel_guest.context import Places
 from kernel_guest.groups import set_up_groups
 from kernel_guest.processes import Reaper, Zygote
-from kernel_guest.vsock import MEET, PART, Doorbell, HostLink
+from kernel_guest.vsock import MEET, Doorbell, HostLink
 from kernel_guest.warm import warm_agent
 
 _USER = 1000
@@ -74,8 +74,8 @@ async def serve(doorbell: Doorbell) -> None:
     gc.collect()
     gc.freeze()
     os.sync()
-    link = HostLink(agent, doorbell)
-    doorbell.on_ring({MEET: link.meet, PART: link.part})
+    link = HostLink(agent)
+    doorbell.on_ring({MEET: link.meet})
     doorbell.tell("ready")
     await agent.watch_host()
 

@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import fcntl
-import mmap
 import os
 import socket
 import struct
@@ -18,9 +17,6 @@ _RB_HALT = 0xCDEF0123
 _MS_BIND = 4096
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _VSOCK_DRIVER = Path("/sys/bus/virtio/drivers/vmw_vsock_virtio_transport")
-_EJECT, _BUS_SELECT = 0xAE08, 0xAE10
-# mov edx, edi; mov eax, esi; out dx, eax; ret
-_OUT = bytes.fromhex("89fa 89f0 ef c3")
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -57,31 +53,10 @@ def rescan_pci() -> None:
     Path("/sys/bus/pci/rescan").write_text("1", encoding="ascii")
 
 
-def eject_vsock() -> None:
-    """Take the vsock device away from its driver and ask QEMU to unplug it.
-
-    The kernel's own way (ACPI hotplug) is switched off, so this writes to QEMU's eject register itself: bit N for
-    the device in slot N of bus 0 (QEMU: docs/specs/acpi_pci_hotplug).
-    """
+def remove_vsock() -> None:
+    """Take each vsock device away from its driver, which ends all streams over it."""
     for device in _VSOCK_DRIVER.glob("virtio*"):
-        address = device.resolve().parent
-        slot = int(address.name.split(":")[2].split(".")[0], 16)
-        (address / "remove").write_text("1", encoding="ascii")
-        _write_port(_BUS_SELECT, 0)
-        _write_port(_EJECT, 1 << slot)
-
-
-def _write_port(port: int, value: int) -> None:
-    """Write 32 bits to an I/O port. Python has no instruction for it and /dev/port writes single bytes."""
-    if _LIBC.ioperm(port, 4, 1) != 0:
-        raise OSError(ctypes.get_errno(), "ioperm")
-    with mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC) as page:
-        page.write(_OUT)
-        pointer = (ctypes.c_char * len(_OUT)).from_buffer(page)
-        ctypes.CFUNCTYPE(None, ctypes.c_uint, ctypes.c_uint)(ctypes.addressof(pointer))(port, value)
-        # The page cannot be closed while something points into it.
-        del pointer
-    _LIBC.ioperm(port, 4, 0)
+        (device.resolve().parent / "remove").write_text("1", encoding="ascii")
 
 
 def raise_loopback() -> None:

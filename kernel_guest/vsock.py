@@ -1,4 +1,4 @@
-"""How the agent meets the host and parts from it: the doorbell, the stream that it dials, the port it listens on."""
+"""How the agent meets the host: the doorbell, the stream that it dials, the port that it listens on."""
 
 import asyncio
 import contextlib
@@ -17,8 +17,6 @@ _BUFFER = 2 * 1024 * 1024
 
 MEET = b"!"
 """The host rings this when it has plugged in a vsock device."""
-PART = b"-"
-"""The host rings this when nobody is behind the device any more; the agent gives it up and says "parted"."""
 
 
 class Doorbell:
@@ -46,33 +44,28 @@ class Doorbell:
 
 
 class HostLink:
-    """Streams from and to the host, made anew for each device that is plugged in."""
+    """Streams from and to the host: one listener for good, and a stream dialled anew for each device."""
 
-    def __init__(self, agent: Agent, doorbell: Doorbell) -> None:
+    def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        self._doorbell = doorbell
-        self._tasks: list[asyncio.Task[None]] = []
+        self._dialling: asyncio.Task[None] | None = None
+        self._listening: asyncio.Task[None] | None = None
 
     def meet(self) -> None:
-        """A device was plugged in: listen on it and dial the host."""
-        self._leave()
+        """A device was plugged in: give up the one before, find the new one and dial the host."""
+        if self._dialling is not None:
+            self._dialling.cancel()
+        self._agent.forget_host()
+        # The host pulls a device out without a word; its driver still holds it.
+        system.remove_vsock()
         system.rescan_pci()
         # Listening comes first: the host connects as soon as it has heard from the agent.
-        listener = _vsock_socket()
-        listener.bind((socket.VMADDR_CID_ANY, AGENT_PORT))
-        listener.listen(_BACKLOG)
-        self._tasks = [asyncio.create_task(self._listen(listener)), asyncio.create_task(self._dial())]
-
-    def part(self) -> None:
-        """Nobody is behind the device any more: give it up, and tell the host that a new one may come."""
-        self._leave()
-        system.eject_vsock()
-        self._doorbell.tell("parted")
-
-    def _leave(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        self._agent.forget_host()
+        if self._listening is None:
+            listener = _vsock_socket()
+            listener.bind((socket.VMADDR_CID_ANY, AGENT_PORT))
+            listener.listen(_BACKLOG)
+            self._listening = asyncio.create_task(self._listen(listener))
+        self._dialling = asyncio.create_task(self._dial())
 
     async def _listen(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()

@@ -11,6 +11,7 @@ from typing import Self
 
 import structlog
 
+from interpreter.device.fork import DeviceParent
 from interpreter.engine.places import Place
 from interpreter.engine.renewal import Renewal
 from interpreter.engine.restore import Listeners, RestoredGuest, restore_guest, take_over_guest
@@ -24,6 +25,7 @@ from interpreter.templates.loaded import LoadedTemplate, load_template
 from interpreter.templates.rootfs import Progress
 from interpreter.templates.store import BuiltTemplate, TemplateStore
 from interpreter.vm.accelerator import AcceleratorAnswer, choose_accelerator
+from interpreter.vm.takeover import FoundMachine
 
 log = structlog.get_logger(__name__)
 
@@ -46,16 +48,19 @@ class Engine:
         self._progress = progress or _log_progress
         self._templates: dict[_Build, _Loading] = {}
         self._accelerator: AcceleratorAnswer | None = None
+        self._devices = DeviceParent()
 
     async def __aenter__(self) -> Self:
         private_home(self.settings.home)
         self._accelerator = await choose_accelerator(self.settings)
+        await self._devices.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         async with AsyncExitStack() as closing:
+            closing.push_async_exit(self._devices)
             for loading in list(self._templates.values()):
                 closing.push_async_callback(loading.stack.aclose)
                 loading.task.cancel()
@@ -111,7 +116,7 @@ class Engine:
             renewal = replace(renewal, key=key)
         events = _Events(on_end)
         async with self._use(template) as loaded:
-            guest = restore_guest(self.settings, loaded, renewal, events.listeners, place)
+            guest = restore_guest(self.settings, loaded, self._devices, renewal, events.listeners, place)
             async with self._hold(session_id, template, guest, renewal, events) as session:
                 yield session
 
@@ -121,19 +126,18 @@ class Engine:
         session_id: str,
         template: str,
         *,
-        pid: int,
-        place: Place,
+        machine: FoundMachine,
         environment: dict[str, str],
         on_end: OnEnd | None = None,
     ) -> AsyncGenerator[Session]:
-        """Take over a session whose service was killed, by its machine's process id and place; else as `session`.
+        """Take over a session whose service was killed, by its machine; else as `session`.
 
         Raises MachineDied, GuestUnresponsive.
         """
         orphaned_after = max(self.settings.health_interval * 10, _ORPHANED_SECONDS)
         renewal = Renewal(f"session-{session_id[:8]}", environment, orphaned_after=orphaned_after)
         events = _Events(on_end)
-        guest = take_over_guest(self.settings, pid, place, renewal, events.listeners)
+        guest = take_over_guest(self.settings, machine, self._devices, renewal, events.listeners)
         async with self._hold(session_id, template, guest, renewal, events) as session:
             yield session
 

@@ -15,14 +15,20 @@ _PREFIX: Final = "interpreter-"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a machine that is to outlive the service can be found again: its name, and its folder for sockets."""
+    """Where a machine that is to outlive the service can be found again: its name, and its folder.
+
+    In the folder lie the machine's record, its sockets and its scratch disk.
+    """
 
     name: str
     folder: Path
 
 
 class Places:
-    """All places under one folder. A place's name is that of its folder with a prefix, and QEMU's own name."""
+    """All places under one folder. A place's name is that of its folder with a prefix, and QEMU's own name.
+
+    The name is for people who look at the process list; a machine is found by what its folder says of it.
+    """
 
     def __init__(self, home: Path) -> None:
         self._home = home

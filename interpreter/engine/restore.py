@@ -7,8 +7,11 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
+from interpreter.device.client import DeviceClient
+from interpreter.device.fork import DeviceParent
 from interpreter.engine.places import Place
 from interpreter.engine.renewal import CLOCK_TOLERANCE_NS, Renewal
 from interpreter.engine.scratch import copy_scratch
@@ -19,16 +22,16 @@ from interpreter.settings import Settings
 from interpreter.templates.loaded import LoadedTemplate
 from interpreter.vm.command import MachineFiles
 from interpreter.vm.jail import new_jail
-from interpreter.vm.machine import Machine, MachineStart
+from interpreter.vm.machine import VSOCK_SLOT, Machine, MachineStart
 from interpreter.vm.programs import find_program
+from interpreter.vm.record import MachineRecord, boot_id, identify, processor_time, write_record
 from interpreter.vm.snapshot import restore_machine
-from interpreter.vm.takeover import take_over
-from interpreter.vsock.backend import VsockDevice
+from interpreter.vm.takeover import FoundMachine, forget_old_channels, take_over
 from kernel_guest.frames import CONTROL_PORT
 
 _FIRST_CID = 3
 _LAST_CID = 0xFFFFFFFE
-_MEET, _PART, _PARTED = b"!", b"-", b"parted\n"
+_MEET = b"!"
 
 T = TypeVar("T")
 
@@ -50,7 +53,9 @@ class RestoredGuest:
     """A guest that runs, is connected and shares nothing with its clones."""
 
     machine: Machine
-    vsock: VsockDevice
+    vsock: DeviceClient
+    device_before_ns: int
+    """Processor time of the processes that its vsock device had before this one."""
     control: AgentControl
     connection: KernelConnection
     timings: Timings
@@ -66,7 +71,12 @@ class Listeners:
 
 @asynccontextmanager
 async def restore_guest(
-    settings: Settings, template: LoadedTemplate, renewal: Renewal, listeners: Listeners, place: Place | None = None
+    settings: Settings,
+    template: LoadedTemplate,
+    devices: DeviceParent,
+    renewal: Renewal,
+    listeners: Listeners,
+    place: Place | None = None,
 ) -> AsyncGenerator[RestoredGuest]:
     """Restore a guest and hold it until the block is left; with a ``place`` it outlives a service that is killed.
 
@@ -89,34 +99,72 @@ async def restore_guest(
             start = replace(start, name=place.name, folder=place.folder)
         machine, channel = await stack.enter_async_context(restore_machine(start, template.devices))
         timings.mark("loaded")
-        guest = _meet(settings, machine, ("vsock", channel), renewal, listeners, timings)
+        record = _Recording(
+            template.manifest.name,
+            template.manifest.content_hash,
+            template.manifest.agent_version,
+            place and place.folder,
+        )
+        guest = _meet(settings, machine, devices, ("vsock", channel), record, renewal, listeners, timings)
         yield await stack.enter_async_context(guest)
 
 
 @asynccontextmanager
 async def take_over_guest(
-    settings: Settings, pid: int, place: Place, renewal: Renewal, listeners: Listeners
+    settings: Settings, found: FoundMachine, devices: DeviceParent, renewal: Renewal, listeners: Listeners
 ) -> AsyncGenerator[RestoredGuest]:
-    """Take over a guest whose service was killed, and hold it. Raises MachineDied, GuestUnresponsive."""
+    """Take over a guest whose service was killed, and hold it.
+
+    Its old vsock device is pulled out and a new one plugged in, whatever the guest does meanwhile. Raises MachineDied,
+    GuestUnresponsive.
+    """
     timings = Timings()
     async with AsyncExitStack() as stack:
-        machine = await stack.enter_async_context(take_over(pid, place.folder))
-        try:
-            async with asyncio.timeout(settings.restore_timeout):
-                await _part(machine)
-        except TimeoutError:
-            raise GuestUnresponsive("the guest did not give up its old device") from None
+        before_ns = found.record.device_before_ns + processor_time(found.record.device)
+        machine = await stack.enter_async_context(take_over(found))
         name, channel = await machine.add_vsock_channel()
         stack.callback(channel.close)
-        guest = _meet(settings, machine, (name, channel), renewal, listeners, timings)
-        yield await stack.enter_async_context(guest)
+        record = _Recording(
+            found.record.template, found.record.content_hash, found.record.agent_version, found.folder, before_ns
+        )
+        guest = _meet(settings, machine, devices, (name, channel), record, renewal, listeners, timings)
+        restored = await stack.enter_async_context(guest)
+        await forget_old_channels(machine.qmp, name)
+        yield restored
+
+
+@dataclass(frozen=True, slots=True)
+class _Recording:
+    """What is noted of a machine before its guest runs, and where; nowhere when it ends with its service."""
+
+    template: str
+    content_hash: str
+    agent_version: int
+    folder: Path | None
+    device_before_ns: int = 0
+
+    async def write(self, machine: Machine, device: DeviceClient) -> None:
+        if self.folder is not None:
+            record = MachineRecord(
+                boot=boot_id(),
+                qemu=identify(machine.pid),
+                device=identify(device.pid),
+                device_before_ns=self.device_before_ns,
+                vsock_slot=VSOCK_SLOT,
+                template=self.template,
+                content_hash=self.content_hash,
+                agent_version=self.agent_version,
+            )
+            await asyncio.to_thread(write_record, record, self.folder)
 
 
 @asynccontextmanager
 async def _meet(
     settings: Settings,
     machine: Machine,
+    devices: DeviceParent,
     channel: tuple[str, socket.socket],
+    record: _Recording,
     renewal: Renewal,
     listeners: Listeners,
     timings: Timings,
@@ -124,14 +172,18 @@ async def _meet(
     """Plug in a vsock device, let the guest run, hear from its agent, renew it, connect to its kernel."""
     async with AsyncExitStack() as stack:
         cid = secrets.randbelow(_LAST_CID - _FIRST_CID) + _FIRST_CID
-        vsock = await stack.enter_async_context(VsockDevice(channel[1], pid=machine.pid, guest_cid=cid))
+        starting = devices.start(channel[1], pidfd=machine.pidfd, guest_cid=cid)
+        vsock = await stack.enter_async_context(starting)
+        channel[1].close()
+        await record.write(machine, vsock)
+        timings.mark("device")
         try:
             async with asyncio.timeout(settings.restore_timeout):
                 # One stream is taken, the agent's; whoever dials this port later is refused.
-                async with vsock.listen(CONTROL_PORT) as listener:
+                async with vsock.listen(CONTROL_PORT, backlog=1) as listener:
                     await machine.plug_vsock(channel[0])
                     timings.mark("plugged")
-                    machine.doorbell.send(_MEET)
+                    machine.ring(_MEET)
                     await machine.run()
                     timings.mark("running")
                     reader, writer, _ = await _unless_ended(machine, vsock, listener.accept())
@@ -155,23 +207,11 @@ async def _meet(
             asyncio.create_task(_watch_vsock(vsock, listeners.on_end)),
         ]
         try:
-            yield RestoredGuest(machine, vsock, control, connection, timings)
+            yield RestoredGuest(machine, vsock, record.device_before_ns, control, connection, timings)
         finally:
             for watcher in watchers:
                 watcher.cancel()
             await asyncio.wait(watchers)
-
-
-async def _part(machine: Machine) -> None:
-    """Have the guest give up the vsock device that nobody serves any more. Raises MachineDied."""
-    machine.doorbell.send(_PART)
-    said = b""
-    # What was said before this service connected may still come first.
-    while not said.endswith(_PARTED):
-        piece = await asyncio.get_running_loop().sock_recv(machine.doorbell, 256)
-        if not piece:
-            raise MachineDied("the machine ended while it was taken over")
-        said = (said + piece)[-256:]
 
 
 async def _renew(control: AgentControl, renewal: Renewal, timeout: float) -> None:
@@ -184,7 +224,7 @@ async def _renew(control: AgentControl, renewal: Renewal, timeout: float) -> Non
         offset = await control.set_clock(timeout=timeout)
 
 
-async def _unless_ended(machine: Machine, vsock: VsockDevice, waiting: Coroutine[Any, Any, T]) -> T:
+async def _unless_ended(machine: Machine, vsock: DeviceClient, waiting: Coroutine[Any, Any, T]) -> T:
     """Wait for something that can only come while the machine lives. Raises MachineDied, GuestMisbehaved."""
     task = asyncio.ensure_future(waiting)
     ends = [asyncio.ensure_future(machine.wait_ended()), asyncio.ensure_future(vsock.wait_closed())]
@@ -204,6 +244,6 @@ async def _watch_machine(machine: Machine, on_end: Callable[[InterpreterError], 
     on_end(MachineDied(f"the machine ended: {words}"))
 
 
-async def _watch_vsock(vsock: VsockDevice, on_end: Callable[[InterpreterError], None]) -> None:
+async def _watch_vsock(vsock: DeviceClient, on_end: Callable[[InterpreterError], None]) -> None:
     await vsock.wait_closed()
     on_end(vsock.failure or MachineDied("the machine's vsock device was closed"))

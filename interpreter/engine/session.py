@@ -34,6 +34,10 @@ class Session:
         self._machine = guest.machine
         self.machine_pid = guest.machine.pid
         """QEMU's process id."""
+        self.device_pid = guest.vsock.pid
+        """The process id of its vsock device's process."""
+        self.device_before_ns = guest.device_before_ns
+        """Processor time of the device's earlier processes."""
         self.main = Kernel(session_id, MAIN, guest.control, guest.connection)
         """The kernel that every session has from the start."""
         self._renewal = renewal

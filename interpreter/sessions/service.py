@@ -14,6 +14,7 @@ from interpreter.accounting.meter import Meter
 from interpreter.clock import Clock
 from interpreter.engine.engine import Engine
 from interpreter.engine.places import Place, Places
+from interpreter.engine.session import Session
 from interpreter.errors import (
     Conflict,
     HostError,
@@ -37,7 +38,7 @@ from interpreter.store.paging import Page
 from interpreter.store.records import Front, NetworkMode, NewSession, Reason, SessionRecord, State, TimeoutMode
 from interpreter.store.retention import KeptDays, Retention
 from interpreter.store.store import Store
-from interpreter.vm.takeover import find_machines, kill_machine
+from interpreter.vm.takeover import FoundMachine, end_machine, find_machine
 
 log = structlog.get_logger(__name__)
 
@@ -188,16 +189,14 @@ class Sessions:
 
     async def take_back(self) -> None:
         """Take over the machines that an earlier service has left, clean up what is dead or belongs to nobody."""
-        machines = await asyncio.to_thread(find_machines)
         places = {place.name: place for place in self.places.all()}
+        machines = {name: machine for name, place in places.items() if (machine := find_machine(place.folder))}
         unfinished = await self.store.unfinished()
         wanted = {record.machine: record for record in unfinished if record.state is State.RUNNING}
         for name, place in places.items():
-            pid = machines.get(name)
-            if pid is not None and name not in wanted:
-                log.info("machine of nobody ended", machine=name)
-                kill_machine(pid)
-            if pid is None or name not in wanted:
+            if name not in wanted or name not in machines:
+                log.info("what a machine of nobody has left is removed", machine=name)
+                await end_machine(place.folder)
                 self.places.remove(place)
         await asyncio.gather(*(self._take_back(record, places, machines) for record in unfinished))
         await self.store.lose_executions(self._clock.now())
@@ -245,21 +244,23 @@ class Sessions:
             used_elapsed=elapsed,
             machine=live.held.place.name,
         )
-        await self.ledger.open_account(live.record.id, Meter(live.session.machine_pid))
+        await self.ledger.open_account(live.record.id, _meter(live.session))
         self._watch(live)
         return live.record
 
-    async def _take_back(self, record: SessionRecord, places: dict[str, Place], machines: dict[str, int]) -> None:
-        place, pid = places.get(record.machine), machines.get(record.machine)
+    async def _take_back(
+        self, record: SessionRecord, places: dict[str, Place], machines: dict[str, FoundMachine]
+    ) -> None:
+        place, machine = places.get(record.machine), machines.get(record.machine)
         try:
-            if record.state is not State.RUNNING or place is None or pid is None:
+            if record.state is not State.RUNNING or place is None or machine is None:
                 raise MachineDied("the machine was gone when the service came back")
             async with AsyncExitStack() as stack:
                 stack.callback(self.places.remove, place)
                 ending = Ending()
                 session = await stack.enter_async_context(
                     self.engine.take_over(
-                        record.id, record.template, pid=pid, place=place, environment=record.env, on_end=ending
+                        record.id, record.template, machine=machine, environment=record.env, on_end=ending
                     )
                 )
                 for context in record.contexts:
@@ -281,7 +282,7 @@ class Sessions:
             return
         ticket = self.admission.take(record.tenant, record.cpus)
         live = self._live[record.id] = LiveSession(record, held, ticket, self.store, self.settings, self._clock)
-        await self.ledger.resume_account(record.id, Meter(pid))
+        await self.ledger.resume_account(record.id, _meter(session))
         self._watch(live)
         log.info("session taken back", session=record.id)
 
@@ -387,6 +388,10 @@ async def open_sessions(
         await sessions.drain()
         await supervisor.stop(filling)
         await sessions.pool.close()
+
+
+def _meter(session: Session) -> Meter:
+    return Meter(session.machine_pid, session.device_pid, session.device_before_ns)
 
 
 def _farewell(record: SessionRecord) -> str:

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from interpreter.errors import MachineDied, MachineError, MachineStartFailed
 from interpreter.vm.channels import QemuEnds, open_channels, socket_pair
@@ -25,6 +25,9 @@ from interpreter.vm.system_calls import open_filter
 _OVERHEAD = 2 * 1024**3
 """Address space of QEMU itself: its libraries, heaps and thread stacks (about 1 GiB is mapped, little is used)."""
 _STDERR_KEPT = 4096
+VSOCK_SLOT: Final = 4
+"""The PCI slot of the vsock device. Behind 6 a guest without ACPI's interrupt routing gets no interrupts."""
+_EJECT, _BUS_SELECT = 0xAE08, 0xAE10
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +51,12 @@ class MachineStart:
 class Machine:
     """A running QEMU. Made by ``start_machine`` and ``take_over``."""
 
-    def __init__(self, qmp: Qmp, pid: int, doorbell: socket.socket, ended: asyncio.Future[str]) -> None:
+    def __init__(self, qmp: Qmp, pid: int, pidfd: int, doorbell: socket.socket, ended: asyncio.Future[str]) -> None:
         self.qmp = qmp
         self.pid = pid
         """QEMU's process id, as the host sees it."""
+        self.pidfd = pidfd
+        """A descriptor of that process."""
         self.doorbell = doorbell
         """The guest's second serial port, non-blocking."""
         self._ended = ended
@@ -77,7 +82,26 @@ class Machine:
 
     async def plug_vsock(self, channel: str = "vsock") -> None:
         """Add the vsock device. Something must serve the other end of its channel's socket meanwhile."""
-        await self.qmp.execute("device_add", driver="vhost-user-vsock-pci", id=f"{channel}-device", chardev=channel)
+        name = f"{channel}-device"
+        await self.qmp.execute(
+            "device_add", driver="vhost-user-vsock-pci", id=name, chardev=channel, addr=f"{VSOCK_SLOT:#x}"
+        )
+
+    async def unplug_vsock(self, slot: int = VSOCK_SLOT) -> None:
+        """Pull the vsock device out, without asking the guest, which must be halted; nothing happens when it is out.
+
+        QEMU's registers for PCI hotplug are written from outside, as a guest's kernel would: which bus, then a bit for
+        the slot that is ejected (QEMU: docs/specs/acpi_pci_hotplug). To the guest it is a surprise removal.
+        """
+        for command in (f"o/w {_BUS_SELECT:#x} 0", f"o/w {_EJECT:#x} {1 << slot:#x}"):
+            await self.qmp.execute("human-monitor-command", **{"command-line": command})
+
+    def ring(self, sign: bytes) -> None:
+        """Ring the guest's doorbell. Raises MachineDied."""
+        try:
+            self.doorbell.send(sign)
+        except OSError as error:
+            raise MachineDied(f"the machine's doorbell cannot be rung: {error.strerror}") from error
 
     async def console(self) -> str:
         """The last 64 KiB that the guest wrote on its console, read once."""
@@ -152,9 +176,10 @@ async def start_machine(start: MachineStart) -> AsyncGenerator[tuple[Machine, so
         except MachineDied as error:
             words = await ended.future
             raise MachineStartFailed(f"QEMU did not start: {words}", hint="See `interpreter doctor`") from error
-        pid = _qemu_pid(await asyncio.to_thread(os.read, info_read, 4096))
+        pid, pidfd = _qemu_process(await asyncio.to_thread(os.read, info_read, 4096))
         starting.close()
-        yield Machine(qmp, pid, channels.doorbell, ended.future), channels.vsock
+        stack.callback(os.close, pidfd)
+        yield Machine(qmp, pid, pidfd, channels.doorbell, ended.future), channels.vsock
 
 
 def _descriptors(start: MachineStart, ends: QemuEnds) -> tuple[int, ...]:
@@ -162,13 +187,19 @@ def _descriptors(start: MachineStart, ends: QemuEnds) -> tuple[int, ...]:
     return (files.memory, files.rootfs, files.scratch, ends.control, ends.doorbell, ends.vsock, *start.inherited)
 
 
-def _qemu_pid(info: bytes) -> int:
+def _qemu_process(info: bytes) -> tuple[int, int]:
+    """QEMU's process id and a descriptor of it. Raises MachineStartFailed."""
     # bwrap tells its own process 1 of the new namespace; QEMU answers QMP already, so it is the only child.
     first = cast("dict[str, Any]", json.loads(info))["child-pid"]
-    children = Path(f"/proc/{first}/task/{first}/children").read_text(encoding="ascii").split()
-    if len(children) != 1:
-        raise MachineStartFailed("QEMU ended while it started")
-    return int(children[0])
+    children = Path(f"/proc/{first}/task/{first}/children")
+    with contextlib.suppress(OSError, ValueError):
+        (pid,) = map(int, children.read_text(encoding="ascii").split())
+        pidfd = os.pidfd_open(pid)
+        # It was still the child after that, so the number was not another's by then.
+        if children.read_text(encoding="ascii").split() == [str(pid)]:
+            return pid, pidfd
+        os.close(pidfd)
+    raise MachineStartFailed("QEMU ended while it started")
 
 
 def _limits(start: MachineStart) -> Limits:

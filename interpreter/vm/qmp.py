@@ -4,11 +4,28 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
 
 from interpreter.errors import MachineDied, MachineError
+
+_MESSAGE: Final = 512 * 1024
+"""Longest message that is taken. The longest that is asked for, a guest's console, has 64 KiB before it is escaped."""
+
+
+class _Client(QMPClient):
+    """The package's client, for a QEMU that may be the guest's: little is read at once, and nothing is kept unasked."""
+
+    def __init__(self) -> None:
+        super().__init__("machine", readbuflen=_MESSAGE)
+        # This listener would keep all events for ever, and nobody asks it.
+        self.events.event_filter = lambda _: False
+
+    async def _on_message(self, msg: Message) -> None:
+        await super()._on_message(msg)
+        # A QEMU that talks without end gets one message each turn of the loop.
+        await asyncio.sleep(0)
 
 
 class Qmp:
@@ -64,7 +81,7 @@ class Qmp:
 @asynccontextmanager
 async def connect_qmp(channel: socket.socket) -> AsyncGenerator[Qmp]:
     """Hold a QMP session over a connected socket, which it takes over. Raises MachineDied."""
-    client = QMPClient("machine")
+    client = _Client()
     # Each caller is told by an error of ours; the package would print it as well.
     client.logger.disabled = True
     try:

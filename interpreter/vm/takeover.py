@@ -1,4 +1,4 @@
-"""Machines that outlived the service which started them: found by their name, taken over, or ended."""
+"""Machines that outlived the service which started them: found by their records, taken over, or ended."""
 
 import asyncio
 import contextlib
@@ -6,76 +6,132 @@ import os
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from interpreter.errors import MachineDied
+from interpreter.errors import MachineDied, MachineError
 from interpreter.vm.channels import CONTROL, DOORBELL, connect
 from interpreter.vm.machine import Machine
-from interpreter.vm.qmp import connect_qmp
+from interpreter.vm.qmp import Qmp, connect_qmp
+from interpreter.vm.record import MachineRecord, Process, boot_id, open_process, read_record
 
 _ANSWER_SECONDS: Final = 10.0
+_QUIT_SECONDS: Final = 2.0
 
 
-def find_machines() -> dict[str, int]:
-    """Every QEMU that runs under a name of ours on this host: its name (`MachineStart.name`) and process id."""
-    found: dict[str, int] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        # QEMU itself, not bwrap that carries the same words behind its own.
-        if len(words) > 2 and words[1] == b"-name" and b"qemu" in words[0]:
-            found[words[2].decode(errors="replace").split(",")[0]] = int(folder.name)
-    return found
+@dataclass(frozen=True, slots=True)
+class FoundMachine:
+    """A machine that runs, by the record in its folder."""
+
+    record: MachineRecord
+    folder: Path
+
+
+def find_machine(folder: Path) -> FoundMachine | None:
+    """The machine whose folder this is; None when it does not run (any more)."""
+    record = read_record(folder)
+    if record is None or record.boot != boot_id():
+        return None
+    try:
+        os.close(open_process(record.qemu))
+    except MachineDied:
+        return None
+    return FoundMachine(record, folder)
 
 
 @asynccontextmanager
-async def take_over(pid: int, folder: Path) -> AsyncGenerator[Machine]:
-    """Take over the machine of process ``pid`` whose sockets lie in ``folder``, and kill it when the block is left.
+async def take_over(found: FoundMachine) -> AsyncGenerator[Machine]:
+    """Take a machine over, halted and without its vsock device, and kill it when the block is left.
 
-    Raises MachineDied when it does not answer.
+    The guest is not asked, so it does not matter what it does. When the block is left by an OSError, an error of this
+    process's own, the machine stays for another try. Raises MachineDied when it does not answer.
     """
     async with AsyncExitStack() as stack:
+        pidfd = open_process(found.record.qemu)
+        stack.callback(os.close, pidfd)
+        ended = _watch(stack, pidfd)
+        stay = False
         try:
-            ended = _watch(stack, pid)
-        except ProcessLookupError:
-            raise MachineDied("the machine ended while no service was there") from None
-        stack.push_async_callback(_end, pid, ended)
+            yield await stack.enter_async_context(_taken_over(found, pidfd, ended))
+        except OSError:
+            stay = True
+            raise
+        finally:
+            if not stay:
+                await _end(pidfd, ended)
+
+
+@asynccontextmanager
+async def _taken_over(found: FoundMachine, pidfd: int, ended: asyncio.Future[str]) -> AsyncGenerator[Machine]:
+    record = found.record
+    async with AsyncExitStack() as stack:
+        # Before QEMU is asked for anything: it waits for its device's process when it stops or unplugs the device.
+        _kill(record.device)
+        with ExitStack() as sockets:
+            try:
+                control, doorbell = (connect(sockets, found.folder / name) for name in (CONTROL, DOORBELL))
+            except (BlockingIOError, ConnectionError, FileNotFoundError) as error:
+                raise MachineDied("the machine does not answer any more") from error
+            stack.push(sockets.pop_all())
         try:
-            sockets = stack.enter_context(ExitStack())
-            control, doorbell = (connect(sockets, folder / name) for name in (CONTROL, DOORBELL))
             async with asyncio.timeout(_ANSWER_SECONDS):
                 qmp = await stack.enter_async_context(connect_qmp(control))
-        except (OSError, TimeoutError) as error:
+                machine = Machine(qmp, record.qemu.pid, pidfd, doorbell, ended)
+                await machine.stop()
+                await machine.unplug_vsock(record.vsock_slot)
+        except TimeoutError as error:
             raise MachineDied("the machine does not answer any more") from error
-        yield Machine(qmp, pid, doorbell, ended)
+        yield machine
 
 
-def kill_machine(pid: int) -> None:
-    """Kill a machine with its jail, at once; does not wait."""
+async def _end(pidfd: int, ended: asyncio.Future[str]) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(os.getpgid(pid), signal.SIGKILL)
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    await asyncio.shield(ended)
 
 
-def _watch(stack: AsyncExitStack, pid: int) -> asyncio.Future[str]:
+async def end_machine(folder: Path) -> None:
+    """End whatever machine still runs in a folder, at once."""
+    if (found := find_machine(folder)) is not None:
+        _kill(found.record.qemu)
+        return
+    # One that was never recorded: its service was killed while it started. Who holds the socket is who is meant.
+    with contextlib.suppress(OSError, MachineError, TimeoutError), ExitStack() as sockets:
+        control = connect(sockets, folder / CONTROL)
+        async with asyncio.timeout(_QUIT_SECONDS), connect_qmp(control) as qmp:
+            await qmp.execute("quit")
+
+
+async def forget_old_channels(qmp: Qmp, channel: str) -> None:
+    """Have QEMU let go of the channels of earlier vsock devices; their processes then end by themselves."""
+    for chardev in await qmp.execute("query-chardev"):
+        label = str(chardev["label"])
+        if label.startswith("vsock") and label != channel:
+            # Busy until QEMU has put the old device away, which it does in its own time; then it stays.
+            with contextlib.suppress(MachineError):
+                await qmp.execute("chardev-remove", id=label)
+
+
+def _kill(process: Process) -> None:
+    """Kill a process, if it still is the one that is meant. The rest of its jail ends with a QEMU."""
+    with contextlib.suppress(MachineDied, ProcessLookupError):
+        pidfd = open_process(process)
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        finally:
+            os.close(pidfd)
+
+
+def _watch(stack: AsyncExitStack, pidfd: int) -> asyncio.Future[str]:
     # Not a child of this process: a descriptor of it tells its end.
     loop = asyncio.get_running_loop()
-    descriptor = os.pidfd_open(pid)
     ended: asyncio.Future[str] = loop.create_future()
 
     def told() -> None:
-        loop.remove_reader(descriptor)
+        loop.remove_reader(pidfd)
         ended.set_result("it was killed or crashed")
 
-    loop.add_reader(descriptor, told)
-    stack.callback(os.close, descriptor)
-    stack.callback(loop.remove_reader, descriptor)
+    loop.add_reader(pidfd, told)
+    stack.callback(loop.remove_reader, pidfd)
     return ended
-
-
-async def _end(pid: int, ended: asyncio.Future[str]) -> None:
-    if not ended.done():
-        kill_machine(pid)
-    await asyncio.shield(ended)

@@ -1,11 +1,6 @@
 """AF_VSOCK for guests, in user space: a virtio-vsock device as a vhost-user back end.
 
-``VsockDevice`` is all that the rest of the host needs. Below it, from the wire up: ``memory``, ``virtqueue`` and
-``vhost_user`` (how bytes come and go), ``packet``, ``connection`` and ``device`` (the protocol, without I/O), ``ring``
-(packets in and out of the guest's buffers), ``streams``, ``listener`` and ``backend`` (asyncio).
+From the wire up: ``memory``, ``virtqueue`` and ``vhost_user`` (how bytes come and go), ``packet``, ``connection`` and
+``device`` (the protocol, without I/O), ``ring`` (packets in and out of the guest's buffers), ``streams``, ``linger``
+and ``backend`` (asyncio). ``interpreter.device`` runs it in a process of its own, which is how the rest uses it.
 """
-
-from interpreter.vsock.backend import VsockDevice
-from interpreter.vsock.listener import Listener
-
-__all__ = ["Listener", "VsockDevice"]

@@ -1,18 +1,18 @@
-"""The vsock device on an asyncio loop: QEMU's socket, the rings' eventfds, and streams for the rest of the host.
+"""The vsock device on an asyncio loop: QEMU's socket, the rings' eventfds, and a transport for each stream.
 
-An idle device waits on descriptors and does nothing else: no timer, no thread, no polling.
+An idle device waits on descriptors and does nothing else: no timer, no thread, no polling. It may stand still when
+QEMU wants it to (an eventfd that QEMU made blocking and filled), so it runs in a process of its own.
 """
 
 import asyncio
 import os
 import socket
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from interpreter.errors import InterpreterError, MachineDied, VsockConnectError, VsockError
+from interpreter.errors import InterpreterError, MachineDied, VsockError
 from interpreter.vsock import vhost_user
 from interpreter.vsock.connection import (
     Closed,
@@ -24,16 +24,14 @@ from interpreter.vsock.connection import (
     ShutdownSent,
 )
 from interpreter.vsock.device import DEFAULT_WINDOW, MAX_CONNECTIONS, DeviceProtocol
-from interpreter.vsock.listener import BACKLOG, Listener
 from interpreter.vsock.memory import ProcessMemory
 from interpreter.vsock.packet import HEADER_SIZE
-from interpreter.vsock.ring import MAX_DATA, Ring
+from interpreter.vsock.ring import MAX_DATA, MIN_RECEIVE, Ring
 from interpreter.vsock.streams import VsockTransport
 from interpreter.vsock.virtqueue import Virtqueue
 
-CONNECT_TIMEOUT: Final = 10.0
-READ_LIMIT: Final = 256 * 1024
-"""The StreamReader's limit: it holds up to twice as much before the guest gets no more credit."""
+OnRequest = Callable[[int, int], asyncio.Protocol | None]
+"""Asked when the guest dials a port of the host that is listened on: the port and the guest's own. None refuses."""
 
 _ROUNDS: Final = 4
 _MESSAGES: Final = 64
@@ -46,7 +44,7 @@ class VsockDevice:
     ``sock`` is this end of the connected AF_UNIX socket whose other end is the chardev of QEMU's vhost-user-vsock
     device; it is the device's from now on. The device may be plugged and unplugged any number of times; unplugging,
     or the guest's driver letting go of it, resets all streams. When QEMU ends or the guest misbehaves, all streams
-    are reset, ``failure`` is set, and everything that waits raises it.
+    are reset and ``failure`` is set.
     """
 
     def __init__(
@@ -55,10 +53,14 @@ class VsockDevice:
         *,
         pid: int,
         guest_cid: int,
+        on_request: OnRequest,
         window: int = DEFAULT_WINDOW,
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
-        """``pid``: QEMU's process id in this process's namespace; ``guest_cid``: at least 3, below 2**32 - 1."""
+        """``pid``: QEMU's process id in this process's namespace; ``guest_cid``: at least 3, below 2**32 - 1.
+
+        Which ports of the host the guest may dial is told by ``protocol.listening``.
+        """
         if not 3 <= guest_cid < 0xFFFF_FFFF:
             raise VsockError(f"{guest_cid} cannot be a guest's context id")
         self.protocol = DeviceProtocol(guest_cid, window=window, max_connections=max_connections)
@@ -68,8 +70,7 @@ class VsockDevice:
         self._rings: dict[int, Ring] = {}
         self._front_end = vhost_user.VhostUserBackend(guest_cid, self._ring_base)
         self._transports: dict[Connection, VsockTransport] = {}
-        self._connecting: dict[Connection, asyncio.Future[None]] = {}
-        self._listeners: dict[int, Listener] = {}
+        self._on_request = on_request
         self._closed = asyncio.Event()
         self._work_scheduled = False
         self._unsent_replies = bytearray()
@@ -95,58 +96,21 @@ class VsockDevice:
         """Wait until the device is closed, for whatever cause; ``failure`` tells it."""
         await self._closed.wait()
 
-    async def connect(
-        self, port: int, timeout: float = CONNECT_TIMEOUT
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Open a stream to a port in the guest.
+    def connect(self, port: int, protocol: asyncio.Protocol) -> VsockTransport:
+        """Dial a port in the guest: ``protocol`` is told by connection_made once the guest has taken it.
 
-        Raises VsockConnectError when the guest refuses, or does not answer within ``timeout`` seconds.
+        A guest that refuses is told by connection_lost alone, with a ConnectionResetError. Raises VsockConnectError
+        when there are too many connections.
         """
-        if self.failure is not None:
-            raise VsockConnectError(f"cannot connect to the guest's port {port}: {self.failure}")
         connection = self.protocol.connect(port)
-        answered = self._connecting[connection] = self._loop.create_future()
-        reader, writer = self._new_stream(connection)
+        transport = self._new_transport(connection, protocol)
         self.flush_soon()
-        try:
-            async with asyncio.timeout(timeout):
-                await answered
-        except TimeoutError:
-            writer.transport.abort()
-            raise VsockConnectError(f"the guest's port {port} did not answer within {timeout:g} s") from None
-        except ConnectionResetError as error:
-            raise VsockConnectError(f"cannot connect to the guest's port {port}: {error}") from None
-        except asyncio.CancelledError:
-            writer.transport.abort()
-            raise
-        finally:
-            self._connecting.pop(connection, None)
-        return reader, writer
-
-    @asynccontextmanager
-    async def listen(self, port: int, backlog: int = BACKLOG) -> AsyncGenerator[Listener]:
-        """Take the guest's connections to a port of the host while the block runs.
-
-        The guest's requests are refused while ``backlog`` streams wait. Raises VsockError when the port is taken.
-        """
-        if port in self._listeners:
-            raise VsockError(f"port {port} is listened on already")
-        listener = self._listeners[port] = Listener(backlog)
-        self.protocol.listening.add(port)
-        if self.failure is not None:
-            listener.fail(self.failure)
-        try:
-            yield listener
-        finally:
-            del self._listeners[port]
-            self.protocol.listening.discard(port)
-            listener.drop_waiting()
+        return transport
 
     def flush_soon(self) -> None:
         """For transports: send what wants to be sent, within this turn of the loop."""
-        if not self._work_scheduled and self.protocol.wants_to_send and self._rings:
-            self._work_scheduled = True
-            self._loop.call_soon(self._guarded, self._work)
+        if self.protocol.wants_to_send and self._rings:
+            self._work_soon()
 
     def release(self, connection: Connection) -> None:
         """For transports: no event will come for this connection any more."""
@@ -199,7 +163,11 @@ class VsockDevice:
             for connection in progressed:
                 if (transport := self._transports.get(connection)) is not None:
                     transport.on_progress()
-        if more and not self._work_scheduled:
+        if more:
+            self._work_soon()
+
+    def _work_soon(self) -> None:
+        if not self._work_scheduled:
             self._work_scheduled = True
             self._loop.call_soon(self._guarded, self._work)
 
@@ -228,11 +196,10 @@ class VsockDevice:
             return
         protocol = self.protocol
         was_full = protocol.replies_full
-        ring.fill(protocol)
+        more = ring.fill(protocol)
         self._handle_events()
-        if was_full and not protocol.replies_full and not self._work_scheduled:
-            self._work_scheduled = True
-            self._loop.call_soon(self._guarded, self._work)
+        if more or (was_full and not protocol.replies_full):
+            self._work_soon()
 
     def _handle_events(self) -> None:
         while self.protocol.events:
@@ -246,8 +213,8 @@ class VsockDevice:
                     case Requested():
                         self._answer_request(event.connection)
                     case Established():
-                        if (answered := self._connecting.get(event.connection)) is not None and not answered.done():
-                            answered.set_result(None)
+                        if transport is not None:
+                            transport.on_open()
                     case EndOfStream():
                         if transport is not None:
                             transport.on_eof()
@@ -258,27 +225,20 @@ class VsockDevice:
                         self._connection_closed(event)
 
     def _connection_closed(self, event: Closed) -> None:
-        answered = self._connecting.get(event.connection)
-        if answered is not None and not answered.done():
-            answered.set_exception(ConnectionResetError(event.cause))
         if (transport := self._transports.pop(event.connection, None)) is not None:
             transport.on_closed(event.cause)
 
     def _answer_request(self, connection: Connection) -> None:
-        listener = self._listeners.get(connection.local_port)
-        if listener is None or listener.full:
+        protocol = self._on_request(connection.local_port, connection.peer_port)
+        if protocol is None:
             self.protocol.abort(connection)
             return
         self.protocol.accept(connection)
-        reader, writer = self._new_stream(connection)
-        listener.put(reader, writer, connection.peer_port)
+        self._new_transport(connection, protocol).on_open()
 
-    def _new_stream(self, connection: Connection) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        transport = self._transports[connection] = VsockTransport(self._loop, self, connection)
-        reader = asyncio.StreamReader(limit=READ_LIMIT, loop=self._loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=self._loop)
-        transport.on_open(protocol)
-        return reader, asyncio.StreamWriter(transport, protocol, reader, self._loop)
+    def _new_transport(self, connection: Connection, protocol: asyncio.Protocol) -> VsockTransport:
+        transport = self._transports[connection] = VsockTransport(self._loop, self, connection, protocol)
+        return transport
 
     # The front end
 
@@ -314,7 +274,7 @@ class VsockDevice:
             event.layout,
             base=event.base,
             writable=receive,
-            min_chain=HEADER_SIZE + receive,
+            min_chain=MIN_RECEIVE if receive else HEADER_SIZE,
             # A guest cannot send more at once than its credit; what it offers for receiving is its own affair.
             max_chain=1 << 32 if receive else HEADER_SIZE + max(self.protocol.window, MAX_DATA),
             event_idx=vhost_user.Feature.EVENT_IDX in event.features,
@@ -373,13 +333,11 @@ class VsockDevice:
         self._socket.close()
         self._memory.close()
         self._reset_streams(str(failure))
-        for listener in self._listeners.values():
-            listener.fail(failure)
         self._closed.set()
 
 
 def _check_eventfd(descriptor: int | None) -> None:
-    """Raises VsockError unless this is an eventfd; makes it non-blocking, since another kind could block the loop."""
+    """Raises VsockError unless this is an eventfd; makes it non-blocking, which QEMU, whose it is as well, may undo."""
     if descriptor is None:
         return
     if str(Path(f"/proc/self/fd/{descriptor}").readlink()) != "anon_inode:[eventfd]":

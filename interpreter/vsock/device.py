@@ -4,6 +4,7 @@ Packets in by ``receive``, packets out by ``next_packet``, what happened as ``ev
 makes it hold more than: ``max_connections`` times their window, and a bounded number of resets to send.
 """
 
+import os
 from collections import deque
 from typing import Final
 
@@ -41,7 +42,8 @@ class DeviceProtocol:
         self._connections: dict[tuple[int, int], Connection] = {}
         self._ready: deque[Connection] = deque()
         self._replies: deque[bytes] = deque()
-        self._next_port = _FIRST_PORT
+        # A guest that still closes a stream to an earlier device on the same port would answer a new one with RST.
+        self._next_port = _FIRST_PORT + int.from_bytes(os.urandom(4)) % (_LAST_PORT - _FIRST_PORT)
 
     @property
     def connections(self) -> list[Connection]:

@@ -17,6 +17,12 @@ MAX_DATA: Final = 64 * 1024
 _BATCH: Final = 1024 * 1024
 _FILL: Final = 64 * 1024
 """Bytes put into the receive ring before they are published, so that the guest works while the next are made."""
+_FILL_CHAINS: Final = 64
+"""And buffers: a guest may offer small ones."""
+_FILLS: Final = 8
+"""How often that is done before others have their turn."""
+MIN_RECEIVE: Final = 512
+"""Bytes of a receive buffer at least. Linux gives 4 KiB; each costs the same, however little it holds."""
 _EVENTFD_ONE: Final = (1).to_bytes(8, "little")
 
 
@@ -57,16 +63,21 @@ class Ring:
         self._call_guest()
         return packets
 
-    def fill(self, protocol: DeviceProtocol) -> None:
-        """Send what wants to be sent, as long as there are buffers. Raises GuestMisbehaved, MachineDied."""
+    def fill(self, protocol: DeviceProtocol) -> bool:
+        """Send what wants to be sent; True when there is more, and buffers, which wait for the loop's next turn.
+
+        Raises GuestMisbehaved, MachineDied.
+        """
         queue, chains = self.queue, self.queue.chains
-        while protocol.wants_to_send:
+        for _ in range(_FILLS):
+            if not protocol.wants_to_send:
+                return False
             if not chains and not queue.fetch():
                 if queue.want_kick():
                     continue
-                break
+                return False
             out, spans, used = bytearray(), arrays.array("Q"), list[tuple[int, int]]()
-            while chains and len(out) < _FILL:
+            while chains and len(out) < _FILL and len(used) < _FILL_CHAINS:
                 chain = chains[0]
                 size = protocol.next_packet(min(chain.length - HEADER_SIZE, MAX_DATA), out)
                 if not size:
@@ -77,6 +88,7 @@ class Ring:
             if used:
                 queue.put_used(used, out, spans)
                 self._call_guest()
+        return protocol.wants_to_send
 
     def _call_guest(self) -> None:
         if self.call is not None and self.queue.needs_call():

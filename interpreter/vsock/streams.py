@@ -11,12 +11,11 @@ from typing import Final, Protocol, cast
 
 from interpreter.vsock.connection import Connection, State
 from interpreter.vsock.device import DeviceProtocol
+from interpreter.vsock.linger import Linger
 from interpreter.vsock.packet import HOST_CID
 
 HIGH_WATER: Final = 512 * 1024
 LOW_WATER: Final = 128 * 1024
-LINGER: Final = 30.0
-"""Seconds that a closed connection may go without progress before it is reset."""
 
 
 class Device(Protocol):
@@ -36,7 +35,9 @@ class Device(Protocol):
 class VsockTransport(asyncio.Transport):
     """One connection. Made by the device; methods whose names start with ``on_`` are for it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, device: Device, connection: Connection) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, device: Device, connection: Connection, protocol: asyncio.Protocol
+    ) -> None:
         super().__init__(
             {
                 "peername": (device.protocol.guest_cid, connection.peer_port),
@@ -47,7 +48,7 @@ class VsockTransport(asyncio.Transport):
         self._device = device
         self._core = device.protocol
         self._connection = connection
-        self._protocol: asyncio.Protocol | None = None
+        self._protocol = protocol
         self._held = bytearray()
         self._reading = True
         self._eof = False
@@ -58,8 +59,7 @@ class VsockTransport(asyncio.Transport):
         self._write_eof = False
         self._write_paused = False
         self._high, self._low = HIGH_WATER, LOW_WATER
-        self._linger: asyncio.TimerHandle | None = None
-        self._linger_mark = -1
+        self._linger = Linger(loop, self.get_write_buffer_size, self.abort)
 
     # asyncio.BaseTransport
 
@@ -69,7 +69,7 @@ class VsockTransport(asyncio.Transport):
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         """See asyncio."""
-        return cast("asyncio.Protocol", self._protocol)
+        return self._protocol
 
     def is_closing(self) -> bool:
         """See asyncio."""
@@ -86,7 +86,7 @@ class VsockTransport(asyncio.Transport):
             self._device.release(self._connection)
             self._finish_soon(None)
         else:
-            self._watch_linger()
+            self._linger.start()
         self._device.flush_soon()
 
     def abort(self) -> None:
@@ -95,9 +95,13 @@ class VsockTransport(asyncio.Transport):
         self._discard_held()
         self._core.abort(self._connection)
         self._device.release(self._connection)
-        self._stop_linger()
+        self._linger.stop()
         self._finish_soon(None)
         self._device.flush_soon()
+
+    def expect_end(self) -> None:
+        """It will be closed when all that is on its way here has come; a guest that takes none of it is reset."""
+        self._linger.start()
 
     # asyncio.ReadTransport
 
@@ -143,7 +147,7 @@ class VsockTransport(asyncio.Transport):
         if not data or self._closing:
             return
         self._core.write(self._connection, bytes(data))
-        if self._connection.unsent > self._high and not self._write_paused and self._protocol is not None:
+        if self._connection.unsent > self._high and not self._write_paused:
             self._write_paused = True
             self._protocol.pause_writing()
         self._device.flush_soon()
@@ -165,16 +169,15 @@ class VsockTransport(asyncio.Transport):
 
     # For the device.
 
-    def on_open(self, protocol: asyncio.Protocol) -> None:
+    def on_open(self) -> None:
         """The connection is established."""
-        self.set_protocol(protocol)
-        protocol.connection_made(self)
+        self._protocol.connection_made(self)
 
     def on_data(self, data: bytes) -> None:
         """Data came."""
         if self._closing:
             self._core.consume(self._connection, len(data))
-        elif self._reading and not self._held and self._protocol is not None:
+        elif self._reading and not self._held:
             self._core.consume(self._connection, len(data))
             self._protocol.data_received(data)
         else:
@@ -188,7 +191,7 @@ class VsockTransport(asyncio.Transport):
 
     def on_progress(self) -> None:
         """Some of what was written has gone out."""
-        if self._write_paused and self._connection.unsent <= self._low and self._protocol is not None:
+        if self._write_paused and self._connection.unsent <= self._low:
             self._write_paused = False
             self._protocol.resume_writing()
 
@@ -207,16 +210,16 @@ class VsockTransport(asyncio.Transport):
         else:
             self._lost.append(None)
             self._deliver()
-        self._stop_linger()
+        self._linger.stop()
 
     def _deliver(self) -> None:
-        if self._held and self._reading and not self._closing and self._protocol is not None:
+        if self._held and self._reading and not self._closing:
             data = bytes(self._held)
             self._held.clear()
             self._core.consume(self._connection, len(data))
             self._protocol.data_received(data)
         self._device.flush_soon()
-        if self._held or self._closing or self._protocol is None:
+        if self._held or self._closing:
             return
         if self._eof and not self._eof_told:
             self._eof_told = True
@@ -236,20 +239,4 @@ class VsockTransport(asyncio.Transport):
             self._loop.call_soon(self._finish, error)
 
     def _finish(self, error: Exception | None) -> None:
-        if self._protocol is not None:
-            self._protocol.connection_lost(error)
-
-    def _watch_linger(self) -> None:
-        if self._connection.state is State.CLOSED:
-            return
-        mark = self._connection.unsent
-        if mark == self._linger_mark:
-            self.abort()
-            return
-        self._linger_mark = mark
-        self._linger = self._loop.call_later(LINGER, self._watch_linger)
-
-    def _stop_linger(self) -> None:
-        if self._linger is not None:
-            self._linger.cancel()
-            self._linger = None
+        self._protocol.connection_lost(error)

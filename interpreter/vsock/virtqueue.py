@@ -24,6 +24,9 @@ from interpreter.vsock.memory import GuestMemory, MemoryMap, ranges
 MAX_QUEUE_SIZE: Final = 256
 """Largest ring that is served. QEMU's vsock device has 128 entries."""
 
+MAX_DESCRIPTORS: Final = 20
+"""Most descriptors of one chain. Linux uses 19: a header, and what one buffer of the network's kind may consist of."""
+
 _NEXT, _WRITE, _INDIRECT = 1, 2, 4
 _NO_NOTIFY = _NO_INTERRUPT = 1
 _DESCRIPTOR: Final = struct.Struct("<QIHH")
@@ -245,7 +248,7 @@ class Virtqueue:
     def _follow(self, chain: Chain, table: list[_Descriptor], index: int) -> tuple[int, int] | None:
         """Add the ranges of the chain that starts at ``index``; returns its indirect table, if it ends with one."""
         spans, translate, writable = chain.ranges, self._map.translate, self._writable
-        for _ in range(self._size - len(spans) // 2):
+        for _ in range(MAX_DESCRIPTORS - len(spans) // 2):
             address, length, flags, following = table[index]
             if flags & _INDIRECT:
                 return self._check_indirect(address, length, flags)
@@ -261,13 +264,13 @@ class Virtqueue:
             if following >= len(table):
                 raise GuestMisbehaved(f"descriptor {following} in a table of {len(table)}")
             index = following
-        raise GuestMisbehaved("a chain of descriptors is longer than its ring, or a loop")
+        raise GuestMisbehaved(f"a chain of more than {MAX_DESCRIPTORS} descriptors, or a loop")
 
     def _check_indirect(self, address: int, length: int, flags: int) -> tuple[int, int]:
         if not self._indirect:
             raise GuestMisbehaved("an indirect descriptor, which was not agreed on")
         if flags & _NEXT:
             raise GuestMisbehaved("an indirect descriptor that goes on")
-        if not length or length % 16 or length > 16 * self._size:
+        if not length or length % 16 or length > 16 * MAX_DESCRIPTORS:
             raise GuestMisbehaved(f"an indirect table of {length} bytes")
         return address, length
