@@ -173,9 +173,9 @@ class DeviceClient:
         return number
 
     def _on_message(self, message: Message, _: socket.socket | None) -> None:
-        # Of each stream there is to say that it is there, or not, and how it ended.
+        # Of each stream there is to say that it is there, or not, and how each direction ended.
         self._said += 1
-        if self._said > 2 * self._numbers + 1:
+        if self._said > 3 * self._numbers + 1:
             raise VsockError("the vsock device says more than there is to say")
         match message.kind:
             case Kind.ESTABLISHED:
@@ -183,7 +183,7 @@ class DeviceClient:
             case Kind.FAILED:
                 if (opening := self._opening.pop(message.stream, None)) is not None:
                     self._refuse(opening, message.text)
-            case Kind.CLOSED | Kind.RESET:
+            case Kind.SHUT | Kind.CLOSED | Kind.RESET:
                 if (stream := self._streams.get(message.stream)) is not None:
                     stream.peer_ended(message)
             case Kind.FAILURE:

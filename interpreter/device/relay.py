@@ -1,6 +1,6 @@
 """What a device's process does: the device on one side, the service's streams on the other, each wired to its like.
 
-Without its service a device goes on: its streams end, and until its machine is taken over the guest's calls are
+Without its service a device goes on: its streams are reset, and until its machine is taken over the guest's calls are
 refused. It ends with its machine, or when QEMU lets go of it, or when the guest or QEMU breaks the protocol.
 """
 
@@ -43,6 +43,7 @@ class Relay:
                 cause = device.failure or VsockError("the vsock device was closed")
         except InterpreterError as error:
             cause = error
+        self._service_gone(cause)
         left = asyncio.Event()
         self._control.send(failure(cause), sent=left.set)
         await left.wait()
@@ -56,7 +57,7 @@ class Relay:
                 self._dial(message, passed)
             case Kind.ACCEPT if passed is not None:
                 self._post(message, passed)
-            case Kind.CLOSED | Kind.RESET if passed is None:
+            case Kind.SHUT | Kind.CLOSED | Kind.RESET if passed is None:
                 self._ended(message)
             case _:
                 raise VsockError(f"a device's process does not take {message.kind.name} like this")
@@ -87,6 +88,8 @@ class Relay:
                 side = stream.get_protocol()
                 if isinstance(side, _ServiceSide):
                     side.other.expect_end()
+        elif message.kind is Kind.SHUT:
+            return
         elif (dialled := self._dialling.pop(number, None)) is not None:
             dialled.abort()
         else:
@@ -102,10 +105,9 @@ class Relay:
                     return
 
     def _service_gone(self, _: InterpreterError) -> None:
-        for stream in list(self._streams.values()):
-            self._ended(Message(Kind.CLOSED, stream.number))
-        for number in [*self._dialling, *(number for waiting in self._posted.values() for number, _ in waiting)]:
-            self._ended(Message(Kind.RESET, number))
+        posted = [number for waiting in self._posted.values() for number, _ in waiting]
+        for number in [*self._streams, *self._dialling, *posted]:
+            self._ended(Message(Kind.RESET, number, text="the service is gone"))
 
     # The guest
 

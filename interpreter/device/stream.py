@@ -51,7 +51,7 @@ class StreamTransport(asyncio.Transport):
         """The other side takes nothing any more; what is written goes nowhere."""
         self._ended = False
         """The end of what the other side sends was read."""
-        self._peer_closed = False
+        self._peer_shut = self._peer_closed = False
         self._closing = False
         self._finished = False
         self._linger = Linger(self._loop, self.get_write_buffer_size, self.abort)
@@ -69,9 +69,11 @@ class StreamTransport(asyncio.Transport):
             # As with TCP: a reset does not wait for the reader.
             self._lose(ConnectionResetError(message.text))
             return
-        self._peer_closed = True
-        if self._ended:
-            self.close()
+        self._peer_shut = True
+        if message.kind is Kind.CLOSED:
+            self._peer_closed = True
+            if self._ended:
+                self.close()
 
     # asyncio.BaseTransport
 
@@ -194,6 +196,9 @@ class StreamTransport(asyncio.Transport):
         self._control.drain()
         if self._closing:
             return
+        if not self._peer_shut:
+            self._lose(ConnectionResetError("the other end of the stream is gone"))
+            return
         stays = self._protocol.eof_received()
         if self._peer_closed or not stays:
             self.close()
@@ -235,6 +240,9 @@ class StreamTransport(asyncio.Transport):
             self._protocol.resume_writing()
 
     def _end_writing(self) -> None:
+        self._control.send(Message(Kind.SHUT, self.number), sent=self._shut_socket)
+
+    def _shut_socket(self) -> None:
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:

@@ -1,8 +1,8 @@
 """The messages between the service and a device's process, and between the service and those processes' parent.
 
 Each is one datagram on a SOCK_SEQPACKET socket, at most MAX_MESSAGE bytes, checked before it is read. A stream between
-service and device is a unix stream socket beside: bytes as they are, an ended direction as an ended direction. What
-such a socket cannot say, how a stream ended, is said here.
+service and device is a unix stream socket beside, which carries bytes as they are. What such a socket cannot say, how
+a stream ended, is said here.
 
 | message | from | with it | means |
 | --- | --- | --- | --- |
@@ -10,14 +10,15 @@ such a socket cannot say, how a stream ended, is said here.
 | ACCEPT stream, port | service | one end of the stream | the guest may dial the host's port, once |
 | ESTABLISHED stream, port | device | | there is a stream; the port at its other end |
 | FAILED stream, text | device | | CONNECT found nobody |
+| SHUT stream | both | | the sender sends nothing more, and still reads |
 | CLOSED stream | both | | the sender wants no more of it; what it wrote before counts |
 | RESET stream, text | both | | the sender broke it off |
 | FAILURE port, text | device | | the device is at its end; ``port`` says of which kind |
 
-Why it is known how a stream ended when its end is read: the sender first sends CLOSED or RESET and then lets go of its
-end of the stream's socket. Both are local sockets, in which a message lies in the receiver's queue before the call that
-sent it returns. So whoever reads the end of a stream, and then reads the control socket until it is empty, has the
-message; without one the other side only ended one direction.
+Why it is known how a stream ended when its end is read: the sender first sends SHUT, CLOSED or RESET and then ends its
+side of the stream's socket. Both are local sockets, in which a message lies in the receiver's queue before the call
+that sent it returns. So whoever reads the end of a stream, and then reads the control socket until it is empty, has the
+message; without one the other process has died, in the middle of whatever it was saying.
 """
 
 import enum
@@ -41,9 +42,10 @@ class Kind(enum.IntEnum):
     ACCEPT = 2
     ESTABLISHED = 3
     FAILED = 4
-    CLOSED = 5
-    RESET = 6
-    FAILURE = 7
+    SHUT = 5
+    CLOSED = 6
+    RESET = 7
+    FAILURE = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,14 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from interpreter.errors import GuestMisbehaved, MachineDied, VsockConnectError, VsockError
-from interpreter.vsock import VsockDevice
+from interpreter.errors import GuestMisbehaved, MachineDied, VsockError
+from interpreter.vsock.backend import VsockDevice
 from interpreter.vsock.device import MAX_REPLIES
 from interpreter.vsock.packet import HOST_CID, STREAM, Header, Op
+from interpreter.vsock.ring import MIN_RECEIVE
 from interpreter.vsock.streams import HIGH_WATER, VsockTransport
 from interpreter.vsock.vhost_user import Feature
 
 from .guest import ALL_FEATURES, GUEST_BASE, GUEST_CID, PLAIN_FEATURES, FakeMachine, echo_guest
+from .streamed import StreamedDevice
 
 ROOT = Path(__file__).parents[2]
 WINDOW = 256 * 1024
@@ -59,11 +61,11 @@ async def until(condition: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def machine_and_device(
     features: Feature = ALL_FEATURES, *, plug: bool = True, size: int = 128
-) -> AsyncGenerator[tuple[FakeMachine, VsockDevice]]:
+) -> AsyncGenerator[tuple[FakeMachine, StreamedDevice]]:
     ours, theirs = socket.socketpair()
     machine = FakeMachine(theirs, features, size)
     try:
-        async with VsockDevice(ours, pid=os.getpid(), guest_cid=GUEST_CID, window=WINDOW) as device:
+        async with StreamedDevice(ours, pid=os.getpid(), window=WINDOW) as device:
             if plug:
                 await machine.plug()
             yield machine, device
@@ -72,10 +74,10 @@ async def machine_and_device(
 
 
 async def connected(
-    machine: FakeMachine, device: VsockDevice, *, buf_alloc: int = 256 * 1024
+    machine: FakeMachine, device: StreamedDevice, *, buf_alloc: int = 256 * 1024
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, int]:
     """A stream that the host opened to port 7; and the host's port."""
-    opening = asyncio.ensure_future(device.connect(7))
+    opening = asyncio.ensure_future(device.dial(7))
     header, _ = await machine.expect(Op.REQUEST)
     await machine.send(Op.RESPONSE, 7, header.src_port, buf_alloc=buf_alloc)
     reader, writer = await opening
@@ -94,9 +96,9 @@ async def echoing(machine: FakeMachine) -> AsyncGenerator[None]:
             await task
 
 
-async def exchange(device: VsockDevice, data: bytes, port: int = 7) -> bytes:
+async def exchange(device: StreamedDevice, data: bytes, port: int = 7) -> bytes:
     """Send data, end our direction, and read what comes back."""
-    reader, writer = await device.connect(port)
+    reader, writer = await device.dial(port)
 
     async def send() -> None:
         for start in range(0, len(data), 50_000):
@@ -142,12 +144,12 @@ async def test_fifty_streams_at_once_to_another_process_arrive_whole() -> None:
     )
     theirs.close()
     try:
-        async with VsockDevice(ours, pid=child.pid, guest_cid=GUEST_CID) as device:
+        async with StreamedDevice(ours, pid=child.pid) as device:
             pieces = [random.Random(seed).randbytes(200_000) for seed in range(50)]
             answers = await asyncio.gather(*(exchange(device, piece) for piece in pieces))
             for piece, answer in zip(pieces, answers, strict=True):
                 assert hashlib.sha256(answer).digest() == hashlib.sha256(piece).digest()
-            reader, _ = await device.connect(7)
+            reader, _ = await device.dial(7)
             child.kill()
             with pytest.raises(ConnectionResetError):
                 await reader.read()
@@ -160,48 +162,53 @@ async def test_fifty_streams_at_once_to_another_process_arrive_whole() -> None:
 
 
 async def test_the_guest_dials_and_is_told_apart_by_its_port() -> None:
-    async with machine_and_device() as (machine, device), device.listen(1000) as listener:
+    async with machine_and_device() as (machine, device), device.listen(1000) as dialled:
         for port in (31, 32):
             await machine.send(Op.REQUEST, port, 1000)
             await machine.expect(Op.RESPONSE)
             await machine.send(Op.RW, port, 1000, b"hello %d" % port)
         for port in (31, 32):
-            reader, writer, peer = await listener.accept()
-            assert peer == port
-            assert await reader.readexactly(8) == b"hello %d" % port
+            opened = await dialled.get()
+            writer = await opened.opened
+            assert await opened.reader.readexactly(8) == b"hello %d" % port
             assert writer.get_extra_info("peername") == (GUEST_CID, port)
             assert writer.get_extra_info("sockname") == (HOST_CID, 1000)
             writer.transport.abort()
             await machine.expect(Op.RST)
 
 
-async def test_a_full_backlog_and_a_closed_listener_refuse() -> None:
+async def test_a_port_that_is_not_listened_on_and_a_listener_that_says_no_refuse() -> None:
     async with machine_and_device() as (machine, device):
-        async with device.listen(1000, backlog=1):
-            with pytest.raises(VsockError):
-                async with device.listen(1000):
-                    pass
-            await machine.send(Op.REQUEST, 1, 1000)
-            await machine.expect(Op.RESPONSE)
-            await machine.send(Op.REQUEST, 2, 1000)
-            header, _ = await machine.expect(Op.RST)
-            assert header.dst_port == 2
-        header, _ = await machine.expect(Op.RST)
-        assert header.dst_port == 1, "nobody accepted it"
-        await machine.send(Op.REQUEST, 3, 1000)
+        await machine.send(Op.REQUEST, 1, 1000)
         await machine.expect(Op.RST)
+        device.protocol.listening.add(1000)
+        await machine.send(Op.REQUEST, 2, 1000)
+        header, _ = await machine.expect(Op.RST)
+        assert header.dst_port == 2
+        assert not device.protocol.connections
 
 
-async def test_a_refused_and_a_silent_port_are_errors() -> None:
+async def test_two_devices_begin_at_different_ports_of_the_host() -> None:
+    """A guest that still closes a stream to the device before would answer its port with a reset."""
+    ports: set[int] = set()
+    for _ in range(3):
+        async with machine_and_device() as (machine, device):
+            _, writer, port = await connected(machine, device)
+            ports.add(port)
+            writer.transport.abort()
+    assert len(ports) == 3
+
+
+async def test_a_port_that_refuses_is_an_error_and_a_silent_one_can_be_given_up() -> None:
     async with machine_and_device() as (machine, device):
-        opening = asyncio.ensure_future(device.connect(7))
+        opening = asyncio.ensure_future(device.dial(7))
         header, _ = await machine.expect(Op.REQUEST)
         await machine.send(Op.RST, 7, header.src_port)
-        with pytest.raises(VsockConnectError, match="refused"):
+        with pytest.raises(ConnectionResetError, match="refused"):
             await opening
-        with pytest.raises(VsockConnectError, match="did not answer"):
-            await device.connect(7, timeout=0.01)
+        silent = device.connect(7, asyncio.Protocol())
         await machine.expect(Op.REQUEST)
+        silent.abort()
         await machine.expect(Op.RST)
         assert not device.protocol.connections
         assert not device._transports
@@ -325,7 +332,7 @@ async def _flood(machine: FakeMachine) -> None:
 
 async def test_a_driver_that_lets_go_resets_streams_and_may_come_back() -> None:
     async with machine_and_device() as (machine, device):
-        async with device.listen(1000) as listener:
+        async with device.listen(1000) as dialled:
             reader, writer, _ = await connected(machine, device)
             bases = await machine.stop()
             assert bases == [machine.rx.next_used + len(machine.rx.reap()), machine.tx.next_avail]
@@ -337,8 +344,8 @@ async def test_a_driver_that_lets_go_resets_streams_and_may_come_back() -> None:
             machine.post_buffers()
             await machine.send(Op.REQUEST, 9, 1000)
             await machine.expect(Op.RESPONSE)
-            _, writer, port = await listener.accept()
-            assert port == 9
+            writer = await (await dialled.get()).opened
+            assert writer.get_extra_info("peername") == (GUEST_CID, 9)
             await machine.stop()
         machine.new_rings()
         await machine.plug()
@@ -367,26 +374,18 @@ async def test_streams_wait_for_the_guests_driver() -> None:
             assert await opening == b"early"
 
 
-async def test_closing_the_device_breaks_streams_and_waiters() -> None:
+async def test_closing_the_device_breaks_streams_and_those_that_are_opened() -> None:
     async with machine_and_device() as (machine, device):
         reader, _writer, _ = await connected(machine, device)
-        async with device.listen(5) as listener:
-            opening = asyncio.ensure_future(device.connect(8))
-            accepting = asyncio.ensure_future(listener.accept())
-            await machine.expect(Op.REQUEST)
-            machine.sock.close()
-            await device.wait_closed()
-            assert isinstance(device.failure, MachineDied)
-            with pytest.raises(VsockConnectError):
-                await opening
-            with pytest.raises(MachineDied):
-                await accepting
-            with pytest.raises(MachineDied):
-                await listener.accept()
+        opening = asyncio.ensure_future(device.dial(8))
+        await machine.expect(Op.REQUEST)
+        machine.sock.close()
+        await device.wait_closed()
+        assert isinstance(device.failure, MachineDied)
+        with pytest.raises(ConnectionResetError):
+            await opening
         with pytest.raises(ConnectionResetError):
             await reader.read()
-        with pytest.raises(VsockConnectError):
-            await device.connect(8)
 
 
 async def test_an_idle_device_leaves_the_loop_alone() -> None:
@@ -442,6 +441,16 @@ async def _shorter_than_a_header(machine: FakeMachine, port: int) -> None:
     machine.kick(1)
 
 
+async def _small_receive_buffers(machine: FakeMachine, port: int) -> None:
+    """Each costs the host as much as one of 4 KiB, and holds next to nothing."""
+    machine.new_rings()
+    await machine.stop()
+    await machine.start()
+    for _ in range(8):
+        machine.rx.add([(GUEST_BASE + 0x100000, MIN_RECEIVE - 1)], write=True)
+    await machine.send(Op.RW, 1, 2)
+
+
 async def _read_only_receive_buffer(machine: FakeMachine, port: int) -> None:
     machine.rx.put16(machine.rx.available + 2, machine.rx.next_avail)
     for head in list(machine.rx.chains):
@@ -464,6 +473,7 @@ LIES: dict[str, Lie] = {
     "loop": _loop,
     "index-ahead": _index_ahead,
     "shorter-than-a-header": _shorter_than_a_header,
+    "receive-buffers-too-small": _small_receive_buffers,
     "receive-buffer-read-only": _read_only_receive_buffer,
 }
 
@@ -504,7 +514,7 @@ async def test_a_machine_that_is_gone_is_no_machine() -> None:
     await child.wait()
     ours, theirs = socket.socketpair()
     with theirs, pytest.raises(MachineDied):
-        async with VsockDevice(ours, pid=child.pid, guest_cid=GUEST_CID):
+        async with StreamedDevice(ours, pid=child.pid):
             pass
 
 
@@ -526,4 +536,4 @@ async def test_small_packets_that_nobody_reads_are_held_in_one_piece() -> None:
 def test_reserved_context_ids_are_refused(cid: int) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, pytest.raises(VsockError):
-        VsockDevice(ours, pid=os.getpid(), guest_cid=cid)
+        VsockDevice(ours, pid=os.getpid(), guest_cid=cid, on_request=lambda *_: None)

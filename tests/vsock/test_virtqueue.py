@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from interpreter.errors import GuestMisbehaved, VsockError
 from interpreter.vsock.vhost_user import Feature
-from interpreter.vsock.virtqueue import MAX_QUEUE_SIZE, RingLayout, Virtqueue
+from interpreter.vsock.virtqueue import MAX_DESCRIPTORS, MAX_QUEUE_SIZE, RingLayout, Virtqueue
 
 from .guest import GUEST_BASE, INDIRECT, NEXT, WRITE, ByteMemory, DriverRing
 
@@ -31,9 +31,10 @@ class Bench:
         writable: bool = False,
         min_chain: int = 0,
         max_chain: int = RAM,
+        size: int = SIZE,
     ) -> None:
         self.memory = ByteMemory(RAM)
-        self.driver = DriverRing(self.memory.data, 0x1000, self.memory.base, SIZE, start=start)
+        self.driver = DriverRing(self.memory.data, 0x1000, self.memory.base, size, start=start)
         self.queue = Virtqueue(
             self.memory,
             self.memory.map,
@@ -216,7 +217,7 @@ LIES: dict[str, Break] = {
     "indirect-with-next": lambda b: _publish(b, GUEST_BASE + TABLES, 16, INDIRECT | NEXT, 1),
     "indirect-empty": lambda b: _publish(b, GUEST_BASE + TABLES, 0, INDIRECT),
     "indirect-uneven": lambda b: _publish(b, GUEST_BASE + TABLES, 24, INDIRECT),
-    "indirect-longer-than-the-ring": lambda b: _publish(b, GUEST_BASE + TABLES, 16 * (SIZE + 1), INDIRECT),
+    "indirect-longer-than-any-driver-needs": lambda b: _chain(b, MAX_DESCRIPTORS + 1, indirect=True),
     "indirect-outside-memory": lambda b: _publish(b, GUEST_BASE + RAM - 8, 16, INDIRECT),
     "indirect-in-indirect": lambda b: _table(b, [(GUEST_BASE, 16, INDIRECT, 0)]),
     "indirect-loop": lambda b: _table(b, [(GUEST_BASE, 8, NEXT, 1), (GUEST_BASE, 8, NEXT, 0)]),
@@ -225,11 +226,30 @@ LIES: dict[str, Break] = {
 }
 
 
+def _chain(bench: Bench, count: int, *, indirect: bool) -> None:
+    table = TABLES if indirect else None
+    bench.driver.add([(GUEST_BASE + BUFFERS + 16 * n, 8) for n in range(count)], write=False, table=table)
+
+
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
 def test_a_driver_that_lies_is_found_out(lie: Break) -> None:
     bench = Bench(min_chain=4, max_chain=4096)
     lie(bench)
     with pytest.raises(GuestMisbehaved):
+        bench.queue.fetch()
+
+
+def test_a_chain_may_have_as_many_descriptors_as_a_driver_needs() -> None:
+    bench = Bench(min_chain=4, max_chain=4096)
+    _chain(bench, MAX_DESCRIPTORS, indirect=True)
+    assert bench.queue.fetch()
+    assert len(bench.queue.chains[0].ranges) == 2 * MAX_DESCRIPTORS
+
+
+def test_a_chain_of_more_is_refused_also_when_the_ring_has_room_for_it() -> None:
+    bench = Bench(min_chain=4, max_chain=4096, size=64)
+    _chain(bench, MAX_DESCRIPTORS + 1, indirect=False)
+    with pytest.raises(GuestMisbehaved, match="descriptors"):
         bench.queue.fetch()
 
 
