@@ -238,15 +238,3 @@ def test_noise_is_answered_or_refused_and_loses_no_descriptor(noise: list[tuple[
             break
     backend.close()
     assert sorted(backend.garbage) == sorted(sent)
-
-
-@pytest.mark.parametrize("before", [1, 11, 12, 15])
-def test_descriptors_come_with_the_first_byte_of_a_message_or_not_at_all(before: int) -> None:
-    """Else a message that is sent byte by byte would bring some with each, as many as this process may have."""
-    backend = new_backend()
-    data = message(Request.SET_VRING_KICK, struct.pack("<Q", 0))
-    give(backend, data[:before], (7,), most=before)
-    with pytest.raises(VsockError, match="inside"):
-        backend.receive(data[before : before + 1], [8])
-    backend.close()
-    assert sorted(backend.garbage) == [7, 8]
