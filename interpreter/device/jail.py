@@ -4,6 +4,7 @@ In QEMU's PID namespace it dies with the machine by itself, and of all processes
 takes no right but those that whoever started QEMU has: root's, or those of the user namespace's owner.
 """
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -92,6 +93,10 @@ def join(cell: Cell, pidfd: int) -> None:
     Raises OSError.
     """
     Path("/proc/self/oom_score_adj").write_text(str(cell.oom_score_adj))
+    # Where the scheduler has a group for each session, its nice value counts among them (sched(7)).
+    os.setsid()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(cell.nice))
     if _libc.setns(pidfd, cell.namespaces) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"the machine's namespaces cannot be joined: {os.strerror(number)}")

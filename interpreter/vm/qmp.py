@@ -14,6 +14,10 @@ _MESSAGE: Final = 512 * 1024
 """Longest message that is taken. The longest that is asked for, a guest's console, has 64 KiB before it is escaped."""
 
 
+_GONE: Final = (QMPError, OSError, EOFError, ValueError)
+"""What the package raises when QEMU is gone, or says what is no message; the last of a message that is too long."""
+
+
 class _Client(QMPClient):
     """The package's client, for a QEMU that may be the guest's: little is read at once, and nothing is kept unasked."""
 
@@ -40,7 +44,7 @@ class Qmp:
             return await self._client.execute(command, arguments)
         except ExecuteError as error:
             raise MachineError(f"QEMU refused {command}: {error}") from None
-        except (QMPError, OSError, EOFError) as error:
+        except _GONE as error:
             raise MachineDied(f"QEMU ended during {command}") from error
 
     async def send_descriptor(self, descriptor: int, name: str) -> None:
@@ -87,12 +91,12 @@ async def connect_qmp(channel: socket.socket) -> AsyncGenerator[Qmp]:
     try:
         try:
             await client.connect(channel)
-        except (QMPError, OSError, EOFError) as error:
+        except _GONE as error:
             raise MachineDied("QEMU ended before it answered") from error
         yield Qmp(client)
     finally:
         try:
             await client.disconnect()
-        except (QMPError, OSError, EOFError):
+        except _GONE:
             # QEMU went first; there is nothing left to close on its side.
             channel.close()
