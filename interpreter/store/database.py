@@ -72,6 +72,9 @@ class Database:
         # What was handed in last is still written; that the statistics could not be is no reason to fail.
         with contextlib.suppress(HostError):
             await self.run(lambda connection: connection.execute("PRAGMA optimize").fetchall())
+        # Before the connections are closed: what reads now may end.
+        self._reading.shutdown()
+        self._writing.shutdown()
 
 
 @asynccontextmanager

@@ -88,6 +88,22 @@ async def test_what_was_handed_in_is_written_though_nobody_waits_for_it(database
         await database.read(lambda connection: connection.execute("SELECT * FROM late").fetchall())
 
 
+async def test_a_read_that_is_under_way_at_the_end_is_finished_first(database_path: Path) -> None:
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def read(connection: sqlite3.Connection) -> int:
+        begun.set()
+        assert may_go_on.wait(60)
+        return connection.execute("SELECT count(*) FROM sessions").fetchone()[0]
+
+    async with open_database(database_path) as database:
+        reading = asyncio.create_task(database.read(read))
+        await asyncio.to_thread(begun.wait, 60)
+        # The end of the block waits; by then it has begun.
+        threading.Timer(0.2, may_go_on.set).start()
+    assert await reading == 0
+
+
 async def test_a_full_disk_is_told_and_the_next_change_works(database: Database) -> None:
     def fill(connection: sqlite3.Connection) -> None:
         connection.execute("INSERT INTO big VALUES (zeroblob(4000000))")
