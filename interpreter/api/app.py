@@ -21,7 +21,7 @@ from interpreter.api import (
 )
 from interpreter.api.caller import CallerMiddleware
 from interpreter.api.jupyter import channels, kernels, kernelspecs, status
-from interpreter.api.jupyter import notebooks as jupyter_sessions
+from interpreter.api.jupyter import sessions as jupyter_sessions
 from interpreter.api.limits import BodyLimitMiddleware
 from interpreter.api.metrics import Metrics, MetricsMiddleware
 from interpreter.api.service import Service

@@ -1,18 +1,16 @@
 """``interpreter serve``: the service in this process, until a signal ends it."""
 
 import asyncio
-import logging
 import os
 import signal
 import socket
-import sys
 
-import structlog
 from rich.markup import escape
 
 from interpreter.api.app import create_app, open_service
 from interpreter.api.descriptors import raise_limit, room_for_connections
 from interpreter.api.server import new_server
+from interpreter.cli.logs import configure as configure_logging
 from interpreter.cli.terminal import err
 from interpreter.errors import ConfigurationError
 from interpreter.loopback import is_loopback
@@ -36,7 +34,7 @@ async def serve(settings: Settings) -> None:
     connections = room_for_connections(settings, raise_limit())
     loop = asyncio.get_running_loop()
     asked_to_end = asyncio.Event()
-    _configure_logging()
+    configure_logging()
     with _listen(settings) as listener:
         async with open_service(settings) as service:
             # Not before the state folder is open: until then a signal ends the command at once.
@@ -45,7 +43,7 @@ async def serve(settings: Settings) -> None:
             app = create_app(service)
             async with mount_mcp(app):
                 # Again: the mcp package sets up logging of its own.
-                _configure_logging()
+                configure_logging()
                 server = new_server(app, settings, connections)
                 serving = asyncio.create_task(server.serve([listener]))
                 _announce(settings, listener)
@@ -85,20 +83,3 @@ def _listen(settings: Settings) -> socket.socket:
     listener.listen(_BACKLOG)
     listener.setblocking(False)
     return listener
-
-
-def _configure_logging() -> None:
-    # What a library logs goes to standard error, in one line: no picture of its variables, which may be a user's data.
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr, force=True)
-    # An exception that reaches uvicorn was logged by the application already.
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(),
-    )

@@ -1,6 +1,7 @@
 """The MCP server, and the two ways to reach it: as part of the service over HTTP, or over stdio."""
 
 import asyncio
+import hashlib
 import os
 import stat
 import sys
@@ -12,6 +13,8 @@ from typing import Any, Final, cast
 import anyio
 import httpx
 from fastapi import FastAPI
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
 from mcp.server.connection import Connection
 from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, ServerRequestContext
 from mcp.server.mcpserver import MCPServer
@@ -21,6 +24,8 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import UNSUPPORTED_PROTOCOL_VERSION
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.requests import Request
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from interpreter.client import AsyncClient
 from interpreter.mcp.sandbox import Sandbox
@@ -77,8 +82,25 @@ def mount_mcp(app: FastAPI) -> AbstractAsyncContextManager[None]:
     served = server.streamable_http_app(
         streamable_http_path=PATH, transport_security=unchecked, max_request_body_size=_BODY_LIMIT
     )
-    app.router.routes.extend(served.routes)
+    for route in served.routes:
+        assert isinstance(route, Route)  # noqa: S101  (it makes no others)
+        app.router.routes.append(Route(route.path, _BoundToCaller(route.app), methods=route.methods))
     return server.session_manager.run()
+
+
+class _BoundToCaller:
+    """Tells the package who calls: it lets nobody into an MCP session but who began it, whoever else knows its id."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        key = _key(Request(scope)) or ""
+        # Not the key itself: what is kept of it for as long as the session lives need only be alike.
+        caller = hashlib.sha256(key.encode()).hexdigest()
+        user = AuthenticatedUser(AccessToken(token=caller, client_id=caller, scopes=[]))
+        await self._app({**scope, "user": user}, receive, send)
 
 
 async def serve_stdio(connect: Callable[[], AsyncClient]) -> None:
@@ -114,7 +136,7 @@ def _key(request: Request | None) -> str | None:
     if request is None:
         return None
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key")
+    return token.strip() if scheme.lower() in {"bearer", "token"} else request.headers.get("x-api-key")
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """Jupyter's REST routes: kernelspecs, kernels, sessions, status, as its gateway client and front ends read them."""
 
+import asyncio
 import re
 import uuid
 from datetime import datetime
@@ -127,6 +128,11 @@ async def test_a_notebook_has_one_session_with_its_kernel(api: Api) -> None:
     assert (session["path"], session["name"], session["type"]) == ("a.ipynb", "a", "notebook")
     assert session["notebook"] == {"path": "a.ipynb", "name": "a"}
     assert session == (await api.client.post("/api/sessions", json=body)).json()
+    # Asked for twice at once it is one, too.
+    again = {**body, "path": "at-once.ipynb"}
+    both = await asyncio.gather(*(api.client.post("/api/sessions", json=again) for _ in range(2)))
+    assert both[0].json() == both[1].json()
+    await api.client.delete(f"/api/sessions/{both[0].json()['id']}")
     assert session == (await api.client.get(f"/api/sessions/{session['id']}")).json()
     # A console on the same kernel, then renamed.
     console = {"path": "console-1", "type": "console", "name": "", "kernel": {"id": kernel}}

@@ -1,5 +1,6 @@
 """Kernels over REST: start, list, look, interrupt, restart, shut down."""
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Response
@@ -85,7 +86,9 @@ async def start_kernel(service: Service, caller: Caller, wanted: NewKernel) -> L
         for name, value in wanted.env.items()
         if name.startswith(_ALWAYS_ALLOWED) or name in settings.kernel_env
     }
-    is_any = wanted.name in ANY_PYTHON and wanted.name not in TemplateStore(settings.templates_home).list()
+    is_any = wanted.name in ANY_PYTHON and wanted.name not in await asyncio.to_thread(
+        TemplateStore(settings.templates_home).list
+    )
     try:
         session = NewSession(
             template=None if is_any else wanted.name,

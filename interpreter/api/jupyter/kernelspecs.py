@@ -1,5 +1,6 @@
 """Kernelspecs: every built template is one."""
 
+import asyncio
 from importlib.resources import files
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ async def kernelspecs(service: ServiceOf, user: str = "") -> KernelSpecs | Kerne
     # With a user's name Jupyter Server's gateway client asks for one kernelspec so: ?user=USER/NAME.
     if "/" in user:
         return await kernelspec(service, user.rpartition("/")[2])
-    specs = _specs(service)
+    specs = await _specs(service)
     default = service.settings.default_template
     return KernelSpecs(default=default if default in specs else next(iter(specs), default), kernelspecs=specs)
 
@@ -33,7 +34,7 @@ async def kernelspecs(service: ServiceOf, user: str = "") -> KernelSpecs | Kerne
 @router.get("/api/kernelspecs/{name}", summary="Look at a kernelspec", responses=problems(404))
 async def kernelspec(service: ServiceOf, name: str) -> KernelSpecModel:
     """One template as a kernelspec."""
-    specs = _specs(service)
+    specs = await _specs(service)
     spec = specs.get(service.settings.default_template if name in ANY_PYTHON - specs.keys() else name)
     if spec is None:
         raise NotFound(f"there is no kernelspec {name[:100]!r}", hint="Build its template")
@@ -53,8 +54,8 @@ async def resource(name: str, file: str) -> Response:
     return Response((_RESOURCES / file).read_bytes(), media_type=_LOGOS[file])
 
 
-def _specs(service: Service) -> dict[str, KernelSpecModel]:
-    built = TemplateStore(service.settings.templates_home).list()
+async def _specs(service: Service) -> dict[str, KernelSpecModel]:
+    built = await asyncio.to_thread(TemplateStore(service.settings.templates_home).list)
     return {name: _spec(name, template.manifest.definition.description) for name, template in sorted(built.items())}
 
 

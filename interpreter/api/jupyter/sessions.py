@@ -1,7 +1,9 @@
 """Jupyter's sessions: which notebook, console or file uses which kernel. Kept with the kernel's session."""
 
+import asyncio
 import uuid
 from typing import Any
+from weakref import WeakValueDictionary
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +18,9 @@ from interpreter.sessions.live import LiveSession
 from interpreter.store.records import Front, Notebook
 
 router = APIRouter(prefix="/api/sessions", tags=["jupyter"])
+
+_starting: WeakValueDictionary[tuple[str, str, str], asyncio.Lock] = WeakValueDictionary()
+"""Held while a notebook gets its kernel, by tenant, path and type. Gone when nobody starts it."""
 
 
 class KernelChoice(BaseModel):
@@ -59,13 +64,15 @@ async def start(caller: CallerOf, service: ServiceOf, wanted: SessionBody, respo
     about = wanted.about()
     if not about.get("path") or not about.get("type"):
         raise InvalidRequest("a session has a path and a type")
-    for live in kernels_of(service, caller):
-        for notebook in live.record.notebooks:
-            if notebook.path == about["path"] and notebook.type == about["type"]:
-                return session_model(live, notebook)
-    live = await _kernel(service, caller, wanted.kernel or KernelChoice())
-    notebook = Notebook(id=str(uuid.uuid4()), **{"name": "", **about})
-    await live.change(notebooks=[*live.record.notebooks, notebook])
+    # Front ends may ask twice at once: the second is to find what the first has begun.
+    async with _starting.setdefault((caller.tenant, about["path"], about["type"]), asyncio.Lock()):
+        for live in kernels_of(service, caller):
+            for notebook in live.record.notebooks:
+                if notebook.path == about["path"] and notebook.type == about["type"]:
+                    return session_model(live, notebook)
+        live = await _kernel(service, caller, wanted.kernel or KernelChoice())
+        notebook = Notebook(id=str(uuid.uuid4()), **{"name": "", **about})
+        await live.change(notebooks=[*live.record.notebooks, notebook])
     response.headers["Location"] = f"/api/sessions/{notebook.id}"
     return session_model(live, notebook)
 
