@@ -16,6 +16,7 @@ from interpreter.templates.definition import Definition
 from interpreter.templates.loaded import LoadedTemplate
 from interpreter.templates.manifest import MANIFEST, Manifest, write_json
 from interpreter.vm.accelerator import AcceleratorAnswer
+from kernel_guest.frames import AGENT_VERSION
 
 CONTENT = "ab12" * 16
 
@@ -66,6 +67,7 @@ def build(settings: Settings, content: str = CONTENT, name: str = "small") -> No
     folder.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(
         name=name,
+        agent_version=AGENT_VERSION,
         content_hash=content,
         definition=Definition(),
         kernel_version="6",
