@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Final, Self
@@ -29,7 +30,9 @@ class DeviceParent:
     Leaving it waits for that process, which waits for its last device, so leave the machines first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, open_filter: Callable[[], int]) -> None:
+        """``open_filter`` opens the filter program for the devices' system calls (seccomp(2)) as a descriptor."""
+        self._open_filter = open_filter
         self._answers: dict[int, asyncio.Future[Started]] = {}
         self._last = 0
         self._channel: asyncio.Future[socket.socket] | None = None
@@ -98,7 +101,8 @@ class DeviceParent:
         while True:
             try:
                 status = await self._run()
-            except OSError as error:
+            except Exception as error:
+                # Whatever it is, the next try may go well; who waits for a device meanwhile is told in time.
                 status = error
             if self._closing:
                 return
@@ -115,12 +119,14 @@ class DeviceParent:
                 stack.enter_context(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             )
             ours.setblocking(False)
+            system_calls = self._open_filter()
+            stack.callback(os.close, system_calls)
             # A group of its own: Ctrl-C in a terminal is for the service.
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "interpreter.device", str(theirs.fileno())),
+                *(sys.executable, "-P", "-m", "interpreter.device", str(theirs.fileno()), str(system_calls)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), system_calls),
                 start_new_session=True,
             )
             theirs.close()

@@ -19,6 +19,7 @@ _NAMESPACES: Final = {"mnt": 0x00020000, "cgroup": 0x02000000, "uts": 0x04000000
                       "user": 0x10000000, "pid": 0x20000000, "net": 0x40000000}  # fmt: skip
 # linux/prctl.h
 _SET_DUMPABLE, _SET_KEEPCAPS, _CAPBSET_DROP, _SET_NO_NEW_PRIVS = 4, 8, 24, 38
+_SET_SECCOMP, _FILTER_MODE, _INSTRUCTION = 22, 2, 8
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _SYS_PTRACE: Final = 19
 _LAST_CAPABILITY: Final = 63
@@ -41,6 +42,10 @@ class _CapabilityHeader(ctypes.Structure):
 
 class _CapabilityData(ctypes.Structure):
     _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
+
+
+class _Filter(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("program", ctypes.c_void_p))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +107,11 @@ def join(cell: Cell, pidfd: int) -> None:
         raise OSError(number, f"the machine's namespaces cannot be joined: {os.strerror(number)}")
 
 
-def give_up_rights(cell: Cell) -> None:
-    """Become QEMU's user, for good and without any capability; limit what this process may take. Raises OSError."""
+def give_up_rights(cell: Cell, system_calls: bytes) -> None:
+    """Become QEMU's user, for good and without any capability; limit what this process may take, and call.
+
+    ``system_calls``: the filter program for the kernel (seccomp(2)). Raises OSError.
+    """
     # Without Yama two processes of one user may reach each other; with it that takes a capability, which reaches no
     # further than these namespaces.
     kept = 1 << _SYS_PTRACE if _yama_scope() else 0
@@ -126,6 +134,9 @@ def give_up_rights(cell: Cell) -> None:
         hard = resource.getrlimit(kind)[1]
         value = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(kind, (value, value))
+    program = ctypes.create_string_buffer(system_calls, len(system_calls))
+    filtering = _Filter(len(system_calls) // _INSTRUCTION, ctypes.addressof(program))
+    _check(_libc.prctl(_SET_SECCOMP, _FILTER_MODE, ctypes.byref(filtering), 0, 0), "prctl")
 
 
 def _yama_scope() -> int:

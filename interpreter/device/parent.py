@@ -23,8 +23,8 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 _OK: Final = b"+"
 
 
-def serve(channel: socket.socket) -> None:
-    """Fork devices as the service asks, until it is gone and so are they."""
+def serve(channel: socket.socket, system_calls: bytes) -> None:
+    """Fork devices as the service asks, until it is gone and so are they. ``system_calls``: the filter for them."""
     # The process between this one and a device ends at once; the device is this one's child from then on.
     if ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError("this process cannot take care of its children's children")
@@ -45,7 +45,7 @@ def serve(channel: socket.socket) -> None:
         if woken.fileno() in ready:
             with contextlib.suppress(BlockingIOError):
                 woken.recv(4096)
-        if channel.fileno() in ready and not _take_request(channel):
+        if channel.fileno() in ready and not _take_request(channel, system_calls):
             serving = False
             poll.unregister(channel)
 
@@ -64,7 +64,7 @@ def _reap() -> bool:
     return True
 
 
-def _take_request(channel: socket.socket) -> bool:
+def _take_request(channel: socket.socket, system_calls: bytes) -> bool:
     """Fork one device; False when the service is gone."""
     try:
         data, descriptors, _, _ = socket.recv_fds(channel, MAX_MESSAGE, START_DESCRIPTORS)
@@ -73,7 +73,7 @@ def _take_request(channel: socket.socket) -> bool:
     if not data:
         return False
     try:
-        answer = _start(parse_start(data), descriptors)
+        answer = _start(parse_start(data), descriptors, system_calls)
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
@@ -82,23 +82,23 @@ def _take_request(channel: socket.socket) -> bool:
     return True
 
 
-def _start(start: Start, descriptors: list[int]) -> Started:
+def _start(start: Start, descriptors: list[int], system_calls: bytes) -> Started:
     try:
         if len(descriptors) != START_DESCRIPTORS:
             raise VsockError(f"a request for a device came with {len(descriptors)} descriptors")
-        return Started(start.number, _fork_device(start, descriptors, cell_of(descriptors[1])))
+        return Started(start.number, _fork_device(start, descriptors, cell_of(descriptors[1]), system_calls))
     except InterpreterError as error:
         return Started(start.number, 0, error.message)
     except OSError as error:
         return Started(start.number, 0, f"a device's process cannot be started: {error}")
 
 
-def _fork_device(start: Start, descriptors: list[int], cell: Cell) -> int:
+def _fork_device(start: Start, descriptors: list[int], cell: Cell, system_calls: bytes) -> int:
     """Fork a process that moves into the jail, and from that one the device, which is then inside; returns its id."""
     told, tell = os.pipe2(os.O_CLOEXEC)
     middle = os.fork()
     if middle == 0:
-        _in_the_middle(start, descriptors, cell, tell)
+        _in_the_middle(start, descriptors, cell, system_calls, tell)
     os.close(tell)
     try:
         answer = os.read(told, MAX_MESSAGE)
@@ -110,7 +110,7 @@ def _fork_device(start: Start, descriptors: list[int], cell: Cell) -> int:
     return int(answer[len(_OK) :])
 
 
-def _in_the_middle(start: Start, descriptors: list[int], cell: Cell, tell: int) -> NoReturn:
+def _in_the_middle(start: Start, descriptors: list[int], cell: Cell, system_calls: bytes, tell: int) -> NoReturn:
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -120,20 +120,20 @@ def _in_the_middle(start: Start, descriptors: list[int], cell: Cell, tell: int) 
         device = os.fork()
         if device == 0:
             os.close(tell)
-            _be_device(start, descriptors, cell)
+            _be_device(start, descriptors, cell, system_calls)
         os.write(tell, _OK + str(device).encode())
     except BaseException as error:
         os.write(tell, str(error).encode()[:MAX_MESSAGE])
     os._exit(0)
 
 
-def _be_device(start: Start, descriptors: list[int], cell: Cell) -> NoReturn:
+def _be_device(start: Start, descriptors: list[int], cell: Cell, system_calls: bytes) -> NoReturn:
     channel, control = (socket.socket(fileno=descriptors[index]) for index in (0, 2))
     try:
         # As it is numbered inside.
         pid = process_of(descriptors[1])
         os.close(descriptors[1])
-        give_up_rights(cell)
+        give_up_rights(cell, system_calls)
         relay = Relay(channel, control, pid=pid, guest_cid=start.guest_cid, window=start.window)
         asyncio.run(relay.run())
     except BaseException as error:

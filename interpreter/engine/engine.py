@@ -25,6 +25,7 @@ from interpreter.templates.loaded import LoadedTemplate, load_template
 from interpreter.templates.rootfs import Progress
 from interpreter.templates.store import BuiltTemplate, TemplateStore
 from interpreter.vm.accelerator import AcceleratorAnswer, choose_accelerator
+from interpreter.vm.system_calls import open_device_filter
 from interpreter.vm.takeover import FoundMachine
 
 log = structlog.get_logger(__name__)
@@ -48,7 +49,7 @@ class Engine:
         self._progress = progress or _log_progress
         self._templates: dict[_Build, _Loading] = {}
         self._accelerator: AcceleratorAnswer | None = None
-        self._devices = DeviceParent()
+        self._devices = DeviceParent(open_device_filter)
 
     async def __aenter__(self) -> Self:
         private_home(self.settings.home)

@@ -81,21 +81,47 @@ _ALLOWED_ONLY: Final = (
 )
 
 
+_DEVICE: Final = (
+    "brk clock_gettime clock_nanosleep close epoll_create1 epoll_ctl epoll_pwait epoll_wait exit exit_group fcntl "
+    "fstat futex getpeername getpid getrandom getsockname getsockopt gettid ioctl lseek madvise mmap mprotect mremap "
+    "munmap newfstatat pidfd_open poll ppoll process_vm_readv process_vm_writev read readlink readlinkat recvfrom "
+    "recvmsg rseq rt_sigaction rt_sigprocmask rt_sigreturn sched_yield sendmsg sendto set_robust_list shutdown "
+    "sigaltstack write"
+)
+"""What a vsock device's process calls once it has moved in: nothing that opens a file, and no new process or thread."""
+
+
+_DEVICE_ONLY: Final = (("socketpair", _Comparison(0, _EQUAL, _AF_UNIX)),)
+
+
 def open_filter() -> int:
-    """The filter program as a new descriptor, at its beginning; the caller closes it. Raises ProgramMissing."""
-    return opened_again(_program())
+    """A machine's filter program as a new descriptor, at its beginning; the caller closes it. Raises ProgramMissing."""
+    return opened_again(_machine_program())
+
+
+def open_device_filter() -> int:
+    """That of a device's process; else as `open_filter`."""
+    return opened_again(_device_program())
 
 
 @functools.cache
-def _program() -> int:
-    """Compile the list, once; a sealed memfd that stays open."""
+def _machine_program() -> int:
+    return _compile([*((name, ()) for name in ALLOWED), *((name, (only,)) for name, only in _ALLOWED_ONLY)])
+
+
+@functools.cache
+def _device_program() -> int:
+    return _compile([*((name, ()) for name in _DEVICE.split()), *((name, (only,)) for name, only in _DEVICE_ONLY)])
+
+
+def _compile(rules: list[tuple[str, tuple[_Comparison, ...]]]) -> int:
+    """Compile a list; a sealed memfd that stays open."""
     library = _library()
     context = library.seccomp_init(_ERRNO | errno.ENOSYS)
     if not context:
         raise MemoryError
     program = os.memfd_create("system-calls", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
     try:
-        rules = [*((name, ()) for name in ALLOWED), *((name, (only,)) for name, only in _ALLOWED_ONLY)]
         for name, comparisons in rules:
             number = library.seccomp_syscall_resolve_name(name.encode())
             if number == _UNKNOWN:

@@ -17,6 +17,7 @@ import pytest
 from interpreter.device.client import DeviceClient
 from interpreter.device.fork import DeviceParent
 from interpreter.errors import GuestMisbehaved, VsockConnectError, VsockError
+from interpreter.vm.system_calls import open_device_filter
 
 from .jailed import echo, gone, jailed
 
@@ -25,7 +26,7 @@ MIB = 1024 * 1024
 
 @pytest.fixture
 async def parent() -> AsyncGenerator[DeviceParent]:
-    async with DeviceParent() as parent:
+    async with DeviceParent(open_device_filter) as parent:
         yield parent
 
 
@@ -76,6 +77,7 @@ async def test_a_device_is_in_its_machines_jail_and_has_no_rights(parent: Device
         about, of_qemu = status(pid), status(machine.pid)
         assert int(about["CapEff"], 16) == int(about["CapPrm"], 16) == 0
         assert about["NoNewPrivs"] == "1"
+        assert (about["Seccomp"], about["Seccomp_filters"]) == ("2", "1")
         assert (about["Uid"], about["Gid"]) == (of_qemu["Uid"], of_qemu["Gid"])
         # One more number each: it has one in its machine's own process namespace, too.
         assert len(about["NSpid"].split()) == len(of_qemu["NSpid"].split())
