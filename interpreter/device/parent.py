@@ -21,6 +21,7 @@ from interpreter.errors import InterpreterError, VsockError
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _OK: Final = b"+"
+"""Said by a device that has moved in."""
 
 
 def serve(channel: socket.socket, system_calls: bytes) -> None:
@@ -101,13 +102,16 @@ def _fork_device(start: Start, descriptors: list[int], cell: Cell, system_calls:
         _in_the_middle(start, descriptors, cell, system_calls, tell)
     os.close(tell)
     try:
-        answer = os.read(told, MAX_MESSAGE)
+        with os.fdopen(told, "rb") as answers:
+            # From both, in any order: the number of the one, and that it has moved in from the other.
+            answer = answers.read(MAX_MESSAGE)
     finally:
-        os.close(told)
         os.waitpid(middle, 0)
-    if not answer.startswith(_OK):
-        raise VsockError(answer.decode(errors="replace") or "a device's process ended while it was started")
-    return int(answer[len(_OK) :])
+    number = answer.replace(_OK, b"")
+    if _OK not in answer or not number.isdigit():
+        words = answer.decode(errors="replace").lstrip("0123456789")
+        raise VsockError(words or "a device's process ended while it was started")
+    return int(number)
 
 
 def _in_the_middle(start: Start, descriptors: list[int], cell: Cell, system_calls: bytes, tell: int) -> NoReturn:
@@ -119,21 +123,26 @@ def _in_the_middle(start: Start, descriptors: list[int], cell: Cell, system_call
         join(cell, descriptors[1])
         device = os.fork()
         if device == 0:
-            os.close(tell)
-            _be_device(start, descriptors, cell, system_calls)
-        os.write(tell, _OK + str(device).encode())
+            _be_device(start, descriptors, cell, system_calls, tell)
+        os.write(tell, str(device).encode())
     except BaseException as error:
         os.write(tell, str(error).encode()[:MAX_MESSAGE])
     os._exit(0)
 
 
-def _be_device(start: Start, descriptors: list[int], cell: Cell, system_calls: bytes) -> NoReturn:
+def _be_device(start: Start, descriptors: list[int], cell: Cell, system_calls: bytes, tell: int) -> NoReturn:
     channel, control = (socket.socket(fileno=descriptors[index]) for index in (0, 2))
     try:
         # As it is numbered inside.
         pid = process_of(descriptors[1])
         os.close(descriptors[1])
         give_up_rights(cell, system_calls)
+        os.write(tell, _OK)
+    except BaseException as error:
+        os.write(tell, str(error).encode()[:MAX_MESSAGE])
+        os._exit(1)
+    os.close(tell)
+    try:
         relay = Relay(channel, control, pid=pid, guest_cid=start.guest_cid, window=start.window)
         asyncio.run(relay.run())
     except BaseException as error:

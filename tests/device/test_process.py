@@ -72,7 +72,7 @@ async def test_many_streams_to_two_machines_arrive_whole(parent: DeviceParent) -
 
 async def test_a_device_is_in_its_machines_jail_and_has_no_rights(parent: DeviceParent) -> None:
     async with jailed(parent) as machine:
-        await echo(machine.device)
+        # From the moment when the service hears of it.
         pid = machine.device.pid
         about, of_qemu = status(pid), status(machine.pid)
         assert int(about["CapEff"], 16) == int(about["CapPrm"], 16) == 0
