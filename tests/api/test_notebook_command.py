@@ -16,6 +16,20 @@ from served import SECONDS, Api
 pytestmark = pytest.mark.machine
 
 HIDDEN = {"INTERPRETER_API_KEY", "FORCE_COLOR"}
+# What it waits for, and what becomes of a Ctrl-C, is told when it is asked by a signal.
+PROGRAM = """
+import asyncio, signal, sys
+
+def tell(*_):
+    print("on SIGINT:", signal.getsignal(signal.SIGINT), file=sys.stderr)
+    for task in asyncio.all_tasks():
+        print(task, file=sys.stderr)
+        task.print_stack()
+
+signal.signal(signal.SIGUSR1, tell)
+from interpreter.cli import main
+main()
+"""
 
 
 class Command:
@@ -32,7 +46,7 @@ class Command:
 
     async def start(self, *arguments: str, stderr: int = asyncio.subprocess.PIPE) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", "from interpreter.cli import main; main()", "session", "notebook", *arguments),
+            *(sys.executable, "-c", PROGRAM, "session", "notebook", *arguments),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=stderr,
@@ -141,9 +155,21 @@ async def test_ctrl_c_interrupts_the_cell_and_leaves_the_session(command: Comman
         while (await api.client.get(url, params={"path": "ctrl-c"})).status_code != 200:
             continue
         process.send_signal(signal.SIGINT)
-        _, err = await process.communicate()
+        err = await told(process)
     assert (process.returncode, b"Interrupted" in err) == (130, True)
     assert await api.printed(shared, "print(1)") == "1\n"
+
+
+async def told(process: asyncio.subprocess.Process) -> bytes:
+    """What a process that is to end says; when it does not end, what it is doing."""
+    communicating = asyncio.create_task(process.communicate())
+    done, _ = await asyncio.wait({communicating}, timeout=SECONDS / 2)
+    if not done:
+        process.send_signal(signal.SIGUSR1)
+        await asyncio.sleep(1)
+        process.kill()
+        raise AssertionError((await communicating)[1].decode())
+    return communicating.result()[1]
 
 
 @pytest.mark.parametrize(
