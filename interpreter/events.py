@@ -6,7 +6,7 @@ from typing import Any, Final
 OUTPUT_TYPES: Final = frozenset(
     {"stream", "display_data", "update_display_data", "execute_result", "error", "clear_output"}
 )
-_TOLD_TYPES: Final = OUTPUT_TYPES | {"truncated"}
+TOLD_TYPES: Final = OUTPUT_TYPES | {"truncated"}
 """What a service tells as output: also that some of it was left out."""
 
 
@@ -15,7 +15,7 @@ def joined(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     outputs: list[dict[str, Any]] = []
     pieces: list[str] = []
     for event in events:
-        if event["type"] not in _TOLD_TYPES:
+        if event["type"] not in TOLD_TYPES:
             continue
         if event["type"] == "stream" and outputs and outputs[-1].get("name") == event["name"]:
             pieces.append(event["text"])

@@ -115,6 +115,11 @@ class Settings(BaseSettings):
     )
     queue_size: int = Field(default=32, ge=0, description="Requests for a session that may wait for room.")
     queue_seconds: float = Field(default=10.0, ge=0, description="Seconds that a request for a session waits for room.")
+    session_buffer_mb: int = Field(
+        default=96,
+        ge=16,
+        description="Memory of the service for one session, in MiB: code, outputs, messages, what waits for readers.",
+    )
     output_limit: int = Field(default=10_000_000, ge=1, description="Bytes of output that one execution keeps.")
     upload_limit: int = Field(default=100_000_000, ge=1, description="Bytes that one request may upload or bring.")
     client_limit: int = Field(

@@ -2,19 +2,21 @@
 
 import asyncio
 import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
+from interpreter.api.answers import long_answer
 from interpreter.api.caller import CallerOf
 from interpreter.api.events import MEDIA_TYPE, EventStream, journal_events, last_event, unless_gone, wants_events
 from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf
 from interpreter.sessions.commands import CommandRequest, RunningCommand
 from interpreter.sessions.live import LiveSession
+from interpreter.sessions.outcome import CommandOutcome, Piece
 from interpreter.store.records import Variables
 
 router = APIRouter(prefix="/v1/sessions/{session_id}/commands", tags=["commands"])
@@ -43,19 +45,13 @@ class CommandBody(BaseModel):
     background: bool = Field(default=False, description="Answer at once, and run on whether or not anybody waits.")
 
 
-class CommandResult(BaseModel):
+class CommandResult(CommandOutcome):
     """How a command ended and what it printed. ``exit_code`` is negative for a signal."""
 
     model_config = ConfigDict(json_schema_extra={"example": _RESULT})
 
-    command_id: str
-    status: Literal["ok", "error", "timeout", "failed", "cancelled"]
-    exit_code: int | None
     stdout: str
     stderr: str
-    error: dict[str, Any] | None
-    truncated: bool
-    duration_seconds: float
 
 
 class CommandView(BaseModel):
@@ -65,12 +61,12 @@ class CommandView(BaseModel):
     command: str
     state: Literal["running", "done"]
     started_at: float = Field(description="Seconds since 1970.")
-    ended_at: float | None
-    result: CommandResult | None
+    ended_at: float | None = None
+    result: CommandResult | None = None
 
 
 class CommandList(BaseModel):
-    """Commands that run and those that ended not long ago."""
+    """Commands that run and those that ended not long ago, without their results."""
 
     commands: list[CommandView]
 
@@ -98,27 +94,32 @@ async def run(caller: CallerOf, service: ServiceOf, session_id: str, body: Comma
     if wants_events(request):
         return EventStream(journal_events(running.journal), at_end=lambda: _leave(live, running))
     if body.background:
-        return JSONResponse(_view(running).model_dump(mode="json"), 202)
+        return _view(running, 202)
     if await unless_gone(request, running.done.wait()) is None:
         await live.commands.stop(running)
-    return JSONResponse(running.result)
+    return long_answer(running.answer, held=running.journal.reading())
 
 
 @router.get("", summary="List commands", responses=problems(404, 409))
 async def list_commands(caller: CallerOf, service: ServiceOf, session_id: str) -> CommandList:
-    """Those that run and the last hundred that have ended."""
+    """Those that run and the last hundred that have ended, as far as they are kept, without their results."""
     live = await service.sessions.running(caller.tenant, session_id)
-    return CommandList(commands=[_view(running) for running in live.commands.all()])
+    return CommandList(commands=[_about(running) for running in live.commands.all()])
 
 
-@router.get("/{command_id}", summary="Look at or wait for a command", responses=problems(404, 409))
+@router.get(
+    "/{command_id}",
+    summary="Look at or wait for a command",
+    response_model=CommandView,
+    responses=problems(404, 409),
+)
 async def look(
     caller: CallerOf,
     service: ServiceOf,
     session_id: str,
     command_id: str,
     wait: Annotated[float, Query(ge=0, le=300, description="Seconds to wait for its end.")] = 0,
-) -> CommandView:
+) -> Any:
     """A command with its result, when it has one within `wait` seconds."""
     live = await service.sessions.running(caller.tenant, session_id)
     running = live.commands.find(command_id)
@@ -154,12 +155,23 @@ async def _leave(live: LiveSession, running: RunningCommand) -> None:
         await live.commands.stop(running)
 
 
-def _view(running: RunningCommand) -> CommandView:
+def _view(running: RunningCommand, status: int = 200) -> Response:
+    about = _about(running)
+    return long_answer(lambda: _with_result(about, running.answer()), status, held=running.journal.reading())
+
+
+def _with_result(about: CommandView, result: Iterable[Piece]) -> Iterator[Piece]:
+    yield about.model_dump_json(exclude={"result"}).encode()[:-1] + b',"result":'
+    yield from result
+    yield b"}"
+
+
+def _about(running: RunningCommand) -> CommandView:
+    """Without its result."""
     return CommandView(
         command_id=running.id,
         command=running.request.command,
         state=running.state,
         started_at=running.started_at,
         ended_at=running.ended_at,
-        result=CommandResult.model_validate(running.result) if running.result else None,
     )

@@ -2,15 +2,15 @@
 
 import asyncio
 import contextlib
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Final, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from interpreter.sessions.journal import Event, Journal
+from interpreter.api.answers import in_pieces
+from interpreter.sessions.journal import Journal, JournalEntry
 
 MEDIA_TYPE: Final = "text/event-stream"
 _KEEP_ALIVE_SECONDS: Final = 15.0
@@ -25,7 +25,7 @@ class EventStream(StreamingResponse):
 
     def __init__(
         self,
-        events: AsyncIterator[str],
+        events: AsyncIterator[str | bytes],
         status_code: int = 200,
         *,
         at_end: Callable[[], Coroutine[Any, Any, None]] | None = None,
@@ -50,7 +50,7 @@ def wants_events(request: Request) -> bool:
     return MEDIA_TYPE in request.headers.get("accept", "")
 
 
-async def journal_events(journal: Journal, start: int = 0) -> AsyncGenerator[str]:
+async def journal_events(journal: Journal, start: int = 0) -> AsyncGenerator[str | bytes]:
     """A journal's events from number ``start`` on, with a comment now and then so that a dead connection shows."""
     events = journal.follow(start)
     upcoming = asyncio.ensure_future(anext(events))
@@ -64,7 +64,8 @@ async def journal_events(journal: Journal, start: int = 0) -> AsyncGenerator[str
                 number, event = upcoming.result()
             except StopAsyncIteration:
                 return
-            yield format_event(event, number)
+            for piece in format_event(event, number):
+                yield piece
             upcoming = asyncio.ensure_future(anext(events))
     finally:
         upcoming.cancel()
@@ -73,9 +74,9 @@ async def journal_events(journal: Journal, start: int = 0) -> AsyncGenerator[str
         await events.aclose()
 
 
-def format_event(event: Event, number: int) -> str:
-    """One event on the wire."""
-    return f"id: {number}\nevent: {event['type']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n"
+def format_event(event: JournalEntry, number: int) -> Iterator[bytes]:
+    """One event on the wire, in pieces: a reader that is slow has not all of a long one waiting for it."""
+    return in_pieces([f"id: {number}\nevent: {event.type}\ndata: ".encode(), event.json, b"\n\n"])
 
 
 def last_event(request: Request) -> int:

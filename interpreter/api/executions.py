@@ -2,21 +2,24 @@
 
 import asyncio
 import contextlib
-import json
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
+from interpreter.api.answers import long_answer
 from interpreter.api.caller import CallerOf
 from interpreter.api.events import MEDIA_TYPE, EventStream, journal_events, last_event, unless_gone, wants_events
 from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf
 from interpreter.errors import NotFound
 from interpreter.kernel.channels import MAIN
+from interpreter.kernel.execution import ExecutionOptions
 from interpreter.sessions.executions import ExecutionRequest, RunningExecution
 from interpreter.sessions.live import LiveSession
+from interpreter.sessions.outcome import ExecutionOutcome, Piece
 from interpreter.store.paging import Page
 from interpreter.store.records import ExecutionRecord
 
@@ -55,23 +58,18 @@ class ExecuteBody(BaseModel):
     allow_stdin: bool = Field(default=False, description="Whether input() asks, by an event, or raises.")
     detach: bool = Field(default=False, description="Answer at once, and run on whether or not anybody waits.")
 
+    def request(self) -> ExecutionRequest:
+        """As sessions take it."""
+        options = ExecutionOptions(timeout=self.timeout, store_history=self.store_history, silent=self.silent)
+        return ExecutionRequest(self.code, self.context_id, options, allow_stdin=self.allow_stdin, detach=self.detach)
 
-class ExecutionResult(BaseModel):
+
+class ExecutionResult(ExecutionOutcome):
     """How an execution ended and what it gave. ``outputs`` are Jupyter's, with their whole mime bundles."""
 
     model_config = ConfigDict(json_schema_extra={"example": _RESULT})
 
-    execution_id: str = ""
-    context_id: str = MAIN
-    status: Literal["ok", "error", "aborted", "timeout", "kernel_died", "failed", "cancelled", "lost"]
-    execution_count: int | None = None
     outputs: list[dict[str, Any]]
-    error: dict[str, Any] | None = Field(
-        default=None, description="ename, evalue and traceback of an exception, or code, message and hint of a failure."
-    )
-    kernel_restarted: bool = False
-    truncated: bool = Field(default=False, description="Whether output past the limit was left out.")
-    duration_seconds: float = 0.0
 
 
 class ExecutionView(BaseModel):
@@ -128,9 +126,7 @@ class ContextList(BaseModel):
         202: {"model": ExecutionView, "description": "Detached: it runs on by itself."},
     },
 )
-async def execute(
-    caller: CallerOf, service: ServiceOf, session_id: str, body: ExecuteBody, request: Request, response: Response
-) -> Any:
+async def execute(caller: CallerOf, service: ServiceOf, session_id: str, body: ExecuteBody, request: Request) -> Any:
     """Run code in a kernel of the session, behind what was sent there before.
 
     With `Accept: text/event-stream` each output is an event as it comes (`started`, `stream`, `display_data`,
@@ -140,26 +136,14 @@ async def execute(
     service.sessions.check_accepting()
     live = await service.sessions.running(caller.tenant, session_id)
     with live.use():
-        execution = await live.executions.start(
-            ExecutionRequest(
-                code=body.code,
-                context=body.context_id,
-                timeout=body.timeout,
-                store_history=body.store_history,
-                silent=body.silent,
-                allow_stdin=body.allow_stdin,
-                detach=body.detach,
-            )
-        )
+        execution = await live.executions.start(body.request())
     if wants_events(request):
         return EventStream(journal_events(execution.journal), at_end=lambda: _leave(live, execution))
     if body.detach:
-        response.status_code = 202
-        view = _view(execution).model_dump(mode="json")
-        return Response(_json(view), 202, media_type="application/json")
+        return _view(execution, 202)
     if await unless_gone(request, execution.done.wait()) is None:
         await live.executions.abandon(execution)
-    return Response(_json(execution.result), media_type="application/json")
+    return long_answer(execution.answer, held=execution.journal.reading())
 
 
 @router.get("/executions", summary="List executions", responses=problems(404))
@@ -203,10 +187,8 @@ async def look(
     record = await service.store.find_execution(session_id, execution_id)
     if record is None:
         raise NotFound(f"there is no execution {execution_id[:64]!r} in this session")
-    view = _view_of(record).model_dump_json(exclude={"result"}).encode()
     # The result is JSON, of megabytes at times, and is handed on as it is.
-    content = view[:-1] + b',"result":' + (record.result or b"null") + b"}"
-    return Response(content, media_type="application/json")
+    return long_answer(lambda: _with_result(record, [record.result or b"null"]))
 
 
 @router.get(
@@ -272,19 +254,19 @@ async def close_context(caller: CallerOf, service: ServiceOf, session_id: str, c
 
 
 async def _leave(live: LiveSession, execution: RunningExecution) -> None:
-    if not execution.request.detach and not execution.done.is_set():
+    if not execution.detach and not execution.done.is_set():
         await live.executions.abandon(execution)
 
 
-def _view(execution: RunningExecution) -> ExecutionView:
-    return ExecutionView(
-        execution_id=execution.id,
-        context_id=execution.request.context,
-        state=execution.state,
-        created_at=execution.created_at,
-        ended_at=execution.ended_at,
-        result=ExecutionResult.model_validate(execution.result) if execution.result else None,
-    )
+def _view(execution: RunningExecution, status: int = 200) -> Response:
+    record = execution.record()
+    return long_answer(lambda: _with_result(record, execution.answer()), status, held=execution.journal.reading())
+
+
+def _with_result(record: ExecutionRecord, result: Iterable[Piece]) -> Iterator[Piece]:
+    yield _view_of(record).model_dump_json(exclude={"result"}).encode()[:-1] + b',"result":'
+    yield from result
+    yield b"}"
 
 
 def _view_of(record: ExecutionRecord) -> ExecutionView:
@@ -296,8 +278,3 @@ def _view_of(record: ExecutionRecord) -> ExecutionView:
         created_at=record.created_at,
         ended_at=record.ended_at,
     )
-
-
-def _json(value: object) -> bytes:
-    # Outputs are JSON already, of megabytes at times: validating them once more would only cost time.
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")

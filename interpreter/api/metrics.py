@@ -55,18 +55,24 @@ class _SessionsCollector(Collector):
         disk = GaugeMetricFamily(
             "interpreter_sessions_disk_bytes", "Disk of the host's that sessions take.", labels=("template",)
         )
+        buffers = GaugeMetricFamily(
+            "interpreter_sessions_buffer_bytes", "Memory that the service holds for sessions.", labels=("template",)
+        )
         counts: dict[str, int] = {}
+        buffered: dict[str, int] = {}
         held: dict[str, int] = {}
         taken: dict[str, int] = {}
         for live in sessions.live:
             name = live.record.template
             counts[name] = counts.get(name, 0) + 1
+            buffered[name] = buffered.get(name, 0) + live.held_bytes
             held[name] = held.get(name, 0) + sessions.ledger.memory_of(live.record.id)
             taken[name] = taken.get(name, 0) + sessions.disks.held(live.record.id)
         for name, count in counts.items():
             running.add_metric((name,), count)
             memory.add_metric((name,), held[name])
             disk.add_metric((name,), taken[name])
+            buffers.add_metric((name,), buffered[name])
         ready = GaugeMetricFamily("interpreter_pool_ready", "Machines ready in the pool.", labels=("template",))
         for name, count in sessions.pool.ready.items():
             ready.add_metric((name,), count)
@@ -82,7 +88,7 @@ class _SessionsCollector(Collector):
             "Jupyter clients that are connected.",
             sum(live.clients.connections for live in sessions.live),
         )
-        yield from (running, memory, disk, ready, waiting, free, free_disk, clients)
+        yield from (running, memory, buffers, disk, ready, waiting, free, free_disk, clients)
 
 
 class MetricsMiddleware:

@@ -2,21 +2,23 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Self
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.config import JsonDict
 
+from interpreter.api.answers import in_pieces, long_answer
 from interpreter.api.caller import CallerOf
 from interpreter.api.events import MEDIA_TYPE, EventStream, journal_events, unless_gone, wants_events
 from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf
 from interpreter.errors import InvalidRequest
 from interpreter.kernel.paths import MAX_PATH
-from interpreter.notebooks.format import parse_json
+from interpreter.notebooks.format import parse_notebook
 from interpreter.notebooks.run import NotebookRequest, RunningNotebook, start_notebook
+from interpreter.sessions.outcome import NotebookOutcome
 from interpreter.settings import MAX_TIMEOUT
 from interpreter.store.records import NewSession, Timeout, Variables
 
@@ -116,8 +118,8 @@ class NotebookBody(BaseModel):
             )
         return self
 
-    def request(self) -> NotebookRequest:
-        """As sessions take it."""
+    def request(self, *, followed: bool) -> NotebookRequest:
+        """As sessions take it; ``followed``: its events are read."""
         return NotebookRequest(
             new=NewSession(
                 template=self.template,
@@ -134,24 +136,15 @@ class NotebookBody(BaseModel):
             timeout=self.timeout,
             allow_errors=self.allow_errors,
             output_path=self.output_path,
+            followed=followed,
         )
 
 
-class NotebookResult(BaseModel):
+class NotebookResult(NotebookOutcome):
     """How a notebook ended, and the notebook with its outputs."""
 
     model_config = ConfigDict(json_schema_extra={"example": _RESULT})
 
-    status: Literal["ok", "error", "timeout", "kernel_died", "failed"] = Field(
-        description="error: a cell raised. timeout: one took too long. failed: its session ended, for one."
-    )
-    session_id: str
-    error: dict[str, Any] | None = Field(
-        description="ename, evalue and traceback of an exception, or code, message and hint of a failure."
-    )
-    failed_cell: int | None = Field(description="The cell that it failed in, counted from 0.")
-    truncated: bool = Field(description="Whether output past the limit was left out.")
-    duration_seconds: float
     notebook: dict[str, Any] = Field(description="Of nbformat 4.5, with papermill's metadata.")
 
 
@@ -164,7 +157,7 @@ async def _body(request: Request) -> NotebookBody:
         raise InvalidRequest("the body is not JSON", hint="Send it with Content-Type: application/json")
     data = await request.body()
     try:
-        return await asyncio.to_thread(lambda: NotebookBody.model_validate(parse_json(data)))
+        return await asyncio.to_thread(lambda: NotebookBody.model_validate(parse_notebook(data)))
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from None
 
@@ -193,22 +186,22 @@ async def execute(
     `done` with the whole answer. When the client goes away before the end, the cell is interrupted and what was
     started for the notebook is ended.
     """
-    running = await start_notebook(service.sessions, caller.tenant, body.request())
+    running = await start_notebook(service.sessions, caller.tenant, body.request(followed=wants_events(request)))
     if wants_events(request):
         return EventStream(_events(running), at_end=running.close)
     try:
         await unless_gone(request, running.wait())
-        return Response(b"".join((b"{", *running.answer, b"}")), media_type="application/json")
     finally:
         await asyncio.shield(running.close())
+    return long_answer(lambda: (b"{", *running.answer, b"}"))
 
 
-async def _events(running: RunningNotebook) -> AsyncGenerator[str]:
+async def _events(running: RunningNotebook) -> AsyncGenerator[str | bytes]:
     async for event in journal_events(running.journal):
         yield event
     await running.wait()
     # In the pieces that it was made in: it may be long.
     yield 'event: done\ndata: {"type": "done", '
-    for piece in running.answer:
-        yield piece.decode()
+    for piece in in_pieces(running.answer):
+        yield piece
     yield "}\n\n"

@@ -10,7 +10,7 @@ import structlog
 from interpreter.errors import GuestMisbehaved, InterpreterError, KernelDied
 from interpreter.kernel.connection import KernelConnection
 from interpreter.kernel.control import AgentControl, AgentEvent
-from interpreter.kernel.execution import INTERRUPT_GRACE, Execution, OnInput
+from interpreter.kernel.execution import Execution, ExecutionOptions
 from interpreter.rate import Rate
 
 log = structlog.get_logger(__name__)
@@ -53,38 +53,13 @@ class Kernel:
         finally:
             self.watchers.remove(watcher)
 
-    def execute(
-        self,
-        code: str,
-        *,
-        silent: bool = False,
-        store_history: bool = True,
-        stop_on_error: bool = True,
-        timeout: float | None = None,
-        interrupt_grace: float = INTERRUPT_GRACE,
-        on_input: OnInput | None = None,
-        keep_outputs: bool = True,
-    ) -> Execution:
+    def execute(self, code: str, options: ExecutionOptions | None = None) -> Execution:
         """Run code: ``await`` it for the Result, or iterate over the outputs as they come.
 
-        ``timeout`` is in seconds; past it the code is interrupted, and when that does not help within
-        ``interrupt_grace`` seconds the kernel is restarted. With ``stop_on_error`` an exception makes the kernel
-        abort the requests that wait behind this one. Without ``keep_outputs`` the Result lacks what was iterated
-        over. Awaiting raises KernelDied, ExecutionTimeout, GuestMisbehaved;
-        an exception in the code is no error here but in the Result.
+        Awaiting raises KernelDied, ExecutionTimeout, GuestMisbehaved; an exception in the code is no error here but in
+        the Result.
         """
-        return Execution(
-            self.connection,
-            self,
-            code,
-            silent=silent,
-            store_history=store_history,
-            stop_on_error=stop_on_error,
-            timeout=timeout,
-            interrupt_grace=interrupt_grace,
-            on_input=on_input,
-            keep_outputs=keep_outputs,
-        )
+        return Execution(self.connection, self, code, options or ExecutionOptions())
 
     async def info(self) -> dict[str, object]:
         """The kernel's answer to ``kernel_info_request``: versions, language, features."""

@@ -7,6 +7,7 @@ import stat
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from interpreter.engine.kernel import CALL_TIMEOUT, RESTART_TIMEOUT, Kernel
 from interpreter.engine.renewal import Renewal
@@ -15,8 +16,11 @@ from interpreter.errors import InterpreterError, KernelDied, TransferError
 from interpreter.kernel.channels import MAIN
 from interpreter.kernel.connection import connect_kernel
 from interpreter.kernel.control import AgentEvent
-from interpreter.kernel.execution import Execution, OnInput
+from interpreter.kernel.execution import Execution, ExecutionOptions, OnInput
 from interpreter.kernel.files import PIECE, GuestFile, get_file, put_file
+from interpreter.kernel.memory import SessionMemory
+
+_MEMORY: Final = 96 * 1024 * 1024
 
 
 class Session:
@@ -40,6 +44,9 @@ class Session:
         """Processor time of the device's earlier processes."""
         self.main = Kernel(session_id, MAIN, guest.control, guest.connection)
         """The kernel that every session has from the start."""
+        self.memory = SessionMemory(_MEMORY)
+        """What this process holds for it."""
+        guest.connection.share(self.memory.under_way)
         self._renewal = renewal
         self._kernels = {MAIN: self.main}
         self._connections: dict[str, contextlib.AsyncExitStack] = {}
@@ -59,7 +66,8 @@ class Session:
         on_input: OnInput | None = None,
     ) -> Execution:
         """Run code in the main kernel; see `Kernel.execute`."""
-        return self.main.execute(code, silent=silent, store_history=store_history, timeout=timeout, on_input=on_input)
+        options = ExecutionOptions(silent=silent, store_history=store_history, timeout=timeout, on_input=on_input)
+        return self.main.execute(code, options)
 
     async def kernel_info(self) -> dict[str, object]:
         """The main kernel's answer to ``kernel_info_request``."""
@@ -85,6 +93,7 @@ class Session:
             context = connect_kernel(self.vsock.connect, key=key, session=session, context=name)
             connection = await stack.enter_async_context(context)
             self._connections[name] = stack.pop_all()
+        connection.share(self.memory.under_way)
         kernel = self._kernels[name] = Kernel(self.id, name, self.control, connection)
         return kernel
 

@@ -21,6 +21,7 @@ from interpreter.errors import Busy, Conflict, GuestMisbehaved, GuestUnresponsiv
 from interpreter.gateway.outbox import Item, Outbox
 from interpreter.kernel.channels import KernelChannels, open_channels
 from interpreter.kernel.framing import Connect
+from interpreter.kernel.memory import SessionMemory
 from interpreter.kernel.message import Codec, RawMessage
 from interpreter.kernel.websocket import ClientMessage
 from interpreter.rate import Rate
@@ -50,13 +51,15 @@ _NO_ACTIVITY: Final = frozenset(
 class KernelClient:
     """One client, by its session's name; it may leave and come back."""
 
-    def __init__(self, session: str, channels: KernelChannels, codec: Codec, limit: int) -> None:
+    def __init__(self, session: str, channels: KernelChannels, codec: Codec, limit: int, memory: SessionMemory) -> None:
         self.session = session
         self.turn = asyncio.Lock()
         """Held by who takes its messages: of two connections at once the later one begins when the first has ended."""
         self._channels = channels
         self._codec = codec
-        self._outbox = Outbox(limit, self._cut, lambda: self._lose("it took nothing of what was sent to it"))
+        channels.share(memory.under_way)
+        stalled = "it took nothing of what was sent to it"
+        self._outbox = Outbox(limit, memory.kept, self._cut, lambda: self._lose(stalled))
         self._lost: asyncio.Future[str] | None = None
         # What a kernel does writes the service's log.
         self._log_rate = Rate(1 / 60, 10)
@@ -84,6 +87,8 @@ class KernelClient:
             if self._lost is lost:
                 self._lost = None
                 await self._outbox.set_present(False)
+            if self.is_over:
+                self._outbox.forget()
 
     async def send(self, message: ClientMessage) -> None:
         """Send to the kernel, signed. Raises KernelDied."""
@@ -108,6 +113,8 @@ class KernelClient:
     async def close(self, why: str) -> None:
         """Its kernel is gone, or it is forgotten."""
         await self._outbox.close()
+        if not self.is_there:
+            self._outbox.forget()
         self._lose(why)
         self._reading.cancel()
         await asyncio.wait({self._reading})
@@ -153,6 +160,7 @@ class KernelClients:
         *,
         limit: int,
         restarts: bool,
+        memory: SessionMemory,
         on_use: Callable[[], None],
     ) -> None:
         self.state: KernelState = "idle"
@@ -162,6 +170,7 @@ class KernelClients:
         self._clock = clock
         self._limit = limit
         self._restarts = restarts
+        self._memory = memory
         self._on_use = on_use
         self._clients: dict[str, tuple[KernelClient, AsyncExitStack]] = {}
         self._joining = asyncio.Lock()
@@ -249,7 +258,8 @@ class KernelClients:
                 channels = await stack.enter_async_context(
                     open_channels(self._connect, context=self._kernel.context, iopub=False)
                 )
-                client = KernelClient(name, channels, self._kernel.connection.codec, self._limit)
+                codec = self._kernel.connection.codec
+                client = KernelClient(name, channels, codec, self._limit, self._memory)
                 self._clients[name] = client, stack.pop_all()
             return client
 

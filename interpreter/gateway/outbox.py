@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from interpreter.errors import KernelDied
+from interpreter.kernel.memory import Room
 from interpreter.kernel.message import RawMessage
 
 _STALLED_SECONDS: Final = 30.0
@@ -23,12 +24,16 @@ class Outbox:
     """A queue of messages for one client.
 
     While the client is there, who puts messages in waits for room, and so on back to the kernel: nothing is lost.
-    While it is away nobody waits; past ``limit`` bytes output is left out, and ``cut`` is put in its place.
+    While it is away nobody waits; past ``limit`` bytes output is left out, and ``cut`` is put in its place. So it is
+    when the ``room``, which is shared with others, is taken.
     """
 
-    def __init__(self, limit: int, cut: Callable[[RawMessage], RawMessage], on_stalled: Callable[[], None]) -> None:
+    def __init__(
+        self, limit: int, room: Room, cut: Callable[[RawMessage], RawMessage], on_stalled: Callable[[], None]
+    ) -> None:
         self.present = False
         self._limit = limit
+        self._room = room
         self._cut = cut
         self._on_stalled = on_stalled
         self._items: deque[Item] = deque()
@@ -62,7 +67,7 @@ class Outbox:
             if not self._items:
                 raise KernelDied("the kernel is gone")
             item = self._items.popleft()
-            self._size -= _cost(item[1])
+            self._count(-_cost(item[1]))
             self._is_cut = self._is_cut and bool(self._items)
             self._changed.notify_all()
             return item
@@ -71,7 +76,7 @@ class Outbox:
         """Put a message that could not be sent where it was, in front."""
         async with self._changed:
             self._items.appendleft(item)
-            self._size += _cost(item[1])
+            self._count(_cost(item[1]))
             self._changed.notify_all()
 
     async def set_present(self, present: bool) -> None:
@@ -86,13 +91,26 @@ class Outbox:
             self.closed = True
             self._changed.notify_all()
 
+    def forget(self) -> None:
+        """What is there is not taken any more."""
+        self._items.clear()
+        self._count(-self._size)
+
     def _has_room(self, message: RawMessage) -> bool:
         # One message alone always passes, however long.
-        return not self._items or self._size + _cost(message) <= self._limit
+        cost = _cost(message)
+        return not self._items or (self._size + cost <= self._limit and self._room.fits(cost))
+
+    def _count(self, size: int) -> None:
+        self._size += size
+        if size > 0:
+            self._room.take(size)
+        else:
+            self._room.give_back(-size)
 
     def _add(self, channel: str, message: RawMessage) -> None:
         self._items.append((channel, message))
-        self._size += _cost(message)
+        self._count(_cost(message))
 
     def _leave_out(self, channel: str, message: RawMessage) -> None:
         # These have as much room again for themselves.

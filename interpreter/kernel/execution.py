@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 from interpreter.errors import ExecutionTimeout, GuestMisbehaved, GuestRefused, GuestUnresponsive
@@ -32,6 +33,24 @@ class KernelControl(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class ExecutionOptions:
+    """How code is run."""
+
+    silent: bool = False
+    """Whether nothing is shown of it but its error, and it does not count."""
+    store_history: bool = True
+    stop_on_error: bool = True
+    """Whether an exception makes the kernel abort the requests that wait behind this one."""
+    timeout: float | None = None
+    """In seconds. Past it the code is interrupted,"""
+    interrupt_grace: float = INTERRUPT_GRACE
+    """and when that does not help within so many seconds the kernel is restarted."""
+    on_input: OnInput | None = None
+    keep_outputs: bool = True
+    """Whether the Result holds also what was iterated over."""
+
+
 class Execution:
     """Code that runs when this is awaited (for the Result) or iterated over (for the outputs). Once."""
 
@@ -40,21 +59,11 @@ class Execution:
         connection: KernelConnection,
         control: KernelControl,
         code: str,
-        *,
-        silent: bool = False,
-        store_history: bool = True,
-        stop_on_error: bool = True,
-        timeout: float | None = None,
-        interrupt_grace: float = INTERRUPT_GRACE,
-        on_input: OnInput | None = None,
-        keep_outputs: bool = True,
+        options: ExecutionOptions,
     ) -> None:
         self._connection = connection
         self._control = control
-        self._timeout = timeout
-        self._interrupt_grace = interrupt_grace
-        self._on_input = on_input
-        self._keep_outputs = keep_outputs
+        self._options = options
         self._outputs: list[Output] = []
         self._failed = False
         self._reply: dict[str, Any] | None = None
@@ -62,16 +71,16 @@ class Execution:
             "execute_request",
             {
                 "code": code,
-                "silent": silent,
-                "store_history": store_history and not silent,
+                "silent": options.silent,
+                "store_history": options.store_history and not options.silent,
                 "user_expressions": {},
-                "allow_stdin": on_input is not None,
-                "stop_on_error": stop_on_error,
+                "allow_stdin": options.on_input is not None,
+                "stop_on_error": options.stop_on_error,
             },
         )
         self.begun = asyncio.Event()
         """Set once the kernel is at it: an interrupt before that would be ignored."""
-        self._sign_of_life = "status" if silent else "execute_input"
+        self._sign_of_life = "status" if options.silent else "execute_input"
         self._asking: asyncio.Task[None] | None = None
         self._started = False
         self._result: Result | None = None
@@ -98,10 +107,12 @@ class Execution:
         if self._started:
             raise RuntimeError("an execution runs once; make another one")
         self._started = True
-        deadline = None if self._timeout is None else asyncio.get_running_loop().time() + self._timeout
+        deadline = None if self._options.timeout is None else asyncio.get_running_loop().time() + self._options.timeout
         with self._connection.replies(self._request) as inbox:
             try:
                 await self._connection.send("shell", self._request)
+                # It may be long, and is not needed any more.
+                self._request.content.clear()
                 idle = False
                 while not (idle and self._reply is not None):
                     try:
@@ -115,7 +126,7 @@ class Execution:
                     if channel == "iopub" and message.type in OUTPUT_TYPES:
                         output = output_of(message)
                         self._failed = self._failed or isinstance(output, Error)
-                        if self._keep_outputs:
+                        if self._options.keep_outputs:
                             self._outputs.append(output)
                         yield output
                     elif channel == "iopub" and message.content.get("execution_state") == "idle":
@@ -136,10 +147,10 @@ class Execution:
 
     async def _ask(self, request: Message, inbox: Inbox) -> None:
         # Beside the reading of messages: an interrupt or the timeout ends the code that waits for this answer.
-        if self._on_input is None:
+        if (on_input := self._options.on_input) is None:
             return
         try:
-            value = await self._on_input(str(request.content.get("prompt", "")), bool(request.content.get("password")))
+            value = await on_input(str(request.content.get("prompt", "")), bool(request.content.get("password")))
             await self._connection.send("stdin", self._connection.codec.request("input_reply", {"value": value}))
         except Exception as error:
             inbox.fail(error)
@@ -164,13 +175,13 @@ class Execution:
         return Result(status=status, execution_count=count if isinstance(count, int) else None, outputs=self._outputs)
 
     async def _out_of_time(self, inbox: Inbox) -> ExecutionTimeout:
-        what = f"the code did not end within {round(self._timeout or 0, 3):g} s"
+        what = f"the code did not end within {round(self._options.timeout or 0, 3):g} s"
         try:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._interrupt_grace):
+                async with asyncio.timeout(self._options.interrupt_grace):
                     while not self.begun.is_set():
                         self._note(*await inbox.get())
-            async with asyncio.timeout(self._interrupt_grace):
+            async with asyncio.timeout(self._options.interrupt_grace):
                 await self._control.interrupt()
                 while True:
                     channel, message = await inbox.get()

@@ -28,7 +28,7 @@ _PYTHON: Final = {"name": "python"}
 _TOLD: Final = ("name", "version", "mimetype", "file_extension", "pygments_lexer", "nbconvert_exporter")
 
 
-def parse_json(data: bytes, what: str = "the body") -> Any:
+def parse_notebook(data: bytes, what: str = "the body") -> Any:
     """JSON in UTF-8. Raises InvalidRequest, TooLarge, which say ``what`` it is that cannot be parsed."""
     try:
         check_json(data, what, size=len(data), values=_MAX_VALUES)

@@ -2,54 +2,65 @@
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from interpreter.events import OUTPUT_TYPES
+from interpreter.kernel.limits import dump_json, parse_json
+from interpreter.kernel.memory import Room
 from interpreter.kernel.outputs import MimeBundle
-from interpreter.sessions.journal import Event, short_error, size_of
+from interpreter.sessions.journal import JournalEntry, short_error
 
 _JSON_TYPE: Final = re.compile(r"application/(.*\+)?json")
 
 
 @dataclass(slots=True)
 class _Entry:
-    """One output. ``pieces`` are a stream's text, ``display_id`` says under which name others may change it."""
+    """One output as its events' JSON: those of a stream, or one. ``display_id``: by which name others may change it."""
 
-    output: dict[str, Any]
-    pieces: list[str] = field(default_factory=list[str])
+    kind: str
+    events: list[JournalEntry]
+    stream: str | None = None
     display_id: str | None = None
 
 
 class NotebookOutputs:
-    """The outputs of all cells of a notebook that runs. ``limit`` is in bytes, for all of them together."""
+    """The outputs of all cells of a notebook that runs. ``limit`` is in bytes, for all of them together.
 
-    def __init__(self, limit: int) -> None:
+    They take ``room`` twice, as events and as what the notebook has of them in the end, until they are closed.
+    """
+
+    def __init__(self, limit: int, room: Room) -> None:
         self._limit = limit
+        self._room = room
         self._size = 0
         self._cells: dict[int, list[_Entry]] = {}
-        self._shown: dict[str, tuple[MimeBundle, dict[str, Any]]] = {}
+        self._shown: dict[str, JournalEntry] = {}
         self._clear_next: set[int] = set()
         self._full = False
         self._has_last_error = False
         self.truncated = False
 
-    def add(self, cell: int, event: Event) -> Event | None:
+    def add(self, cell: int, event: JournalEntry) -> JournalEntry | None:
         """Take an output of a cell; returns what readers are to see of it: itself, that there is too much, or None."""
         if self._full:
-            if event["type"] != "error" or self._has_last_error:
+            if event.type != "error" or self._has_last_error:
                 return None
             # It ends the notebook, mostly; how is told also when there is no room for more.
             self._has_last_error = True
-            event = short_error(event)
-            self._take(cell, event)
-            return event
-        self._size += size_of(event)
-        if self._size > self._limit:
+            event = JournalEntry(event.type, dump_json(short_error(parse_json(event.json))))
+        elif self._size + event.size > self._limit or not self._room.fits(2 * event.size):
             self._full = True
-            event = {"type": "truncated", "limit_bytes": self._limit}
+            event = JournalEntry("truncated", dump_json({"type": "truncated", "limit_bytes": self._limit}))
+        self._size += event.size
+        self._room.take(2 * event.size)
         self._take(cell, event)
         return event
+
+    def close(self) -> None:
+        """Nobody wants them any more."""
+        self._room.give_back(2 * self._size)
+        self._size = 0
 
     def finish(self) -> dict[int, list[dict[str, Any]]]:
         """What every cell with outputs shows in the end. Takes time that grows with the outputs."""
@@ -58,69 +69,67 @@ class NotebookOutputs:
         for cell, entries in self._cells.items():
             outputs = finished[cell] = []
             for entry in entries:
-                output = self._finished(entry)
                 # Again: one update of a display shows up wherever that was displayed. Errors can only be as they came.
-                size += size_of(output) if output["output_type"] != "error" else 0
+                shown = self._shown.get(entry.display_id or "")
+                size += sum(one.size for one in ([shown] if shown else entry.events)) if entry.kind != "error" else 0
                 if size > self._limit:
                     self.truncated = True
                     outputs.append(_notice(self._limit))
                     return finished
-                outputs.append(output)
+                outputs.append(_output(entry, shown))
         return finished
 
-    def _take(self, cell: int, event: Event) -> None:
+    def _take(self, cell: int, event: JournalEntry) -> None:
         entries = self._cells.setdefault(cell, [])
-        kind = event["type"]
-        if kind == "truncated":
+        if event.type == "truncated":
             self.truncated = True
-            entries.append(_Entry(_notice(event["limit_bytes"])))
+            entries.append(_Entry("truncated", [event]))
             return
-        if kind not in OUTPUT_TYPES:
+        if event.type not in OUTPUT_TYPES:
             return
-        display_id = event.get("transient", {}).get("display_id")
-        display_id = display_id if isinstance(display_id, str) and display_id else None
-        if display_id is not None and (kind == "display_data" or display_id in self._shown):
-            self._shown[display_id] = (event["data"], event["metadata"])
-        if kind == "update_display_data":
-            return
-        if kind == "clear_output":
-            if event["wait"]:
+        if event.type == "clear_output":
+            if parse_json(event.json)["wait"]:
                 self._clear_next.add(cell)
             else:
                 entries.clear()
             return
+        display_id = _display_id(event)
+        if display_id is not None and (event.type == "display_data" or display_id in self._shown):
+            self._shown[display_id] = event
+        if event.type == "update_display_data":
+            return
         if cell in self._clear_next:
             self._clear_next.discard(cell)
             entries.clear()
-        last = entries[-1] if entries else None
-        if kind == "stream" and last is not None and last.output.get("name") == event["name"] and last.pieces:
-            last.pieces.append(event["text"])
-            return
-        entries.append(_entry(event, display_id))
-
-    def _finished(self, entry: _Entry) -> dict[str, Any]:
-        if entry.pieces:
-            return {**entry.output, "text": "".join(entry.pieces)}
-        if entry.display_id is not None:
-            # As it was shown last, wherever it was shown.
-            data, metadata = self._shown[entry.display_id]
-            return {**entry.output, "data": _bundle(data), "metadata": metadata}
-        return entry.output
+        stream = event.stream
+        if stream is not None and entries and entries[-1].stream == stream:
+            entries[-1].events.append(event)
+        else:
+            entries.append(_Entry(event.type, [event], stream, display_id))
 
 
-def _entry(event: Event, display_id: str | None) -> _Entry:
-    match event["type"]:
-        case "stream":
-            output = {"output_type": "stream", "name": event["name"]}
-            return _Entry(output, [event["text"]])
-        case "error":
-            output = {key: event[key] for key in ("ename", "evalue", "traceback")}
-            return _Entry({"output_type": "error", **output})
-        case kind:
-            output = {"output_type": kind, "data": _bundle(event["data"]), "metadata": event["metadata"]}
-            if kind == "execute_result":
-                output["execution_count"] = max(event["execution_count"], 0)
-            return _Entry(output, display_id=display_id)
+def _display_id(event: JournalEntry) -> str | None:
+    if event.type not in {"display_data", "update_display_data"}:
+        return None
+    display_id = parse_json(event.json).get("transient", {}).get("display_id")
+    return display_id if isinstance(display_id, str) and display_id else None
+
+
+def _output(entry: _Entry, shown: JournalEntry | None) -> dict[str, Any]:
+    """As notebooks have it; what has been changed as it was ``shown`` last, wherever that was."""
+    if entry.stream is not None:
+        text = b"".join([b'"', *(event.text(entry.stream) for event in entry.events), b'"'])
+        return {"output_type": "stream", "name": entry.stream, "text": parse_json(text)}
+    event = parse_json(entry.events[0].json)
+    if entry.kind == "truncated":
+        return _notice(event["limit_bytes"])
+    if entry.kind == "error":
+        return {"output_type": "error", **{key: event[key] for key in ("ename", "evalue", "traceback")}}
+    last = parse_json(shown.json) if shown is not None else event
+    output = {"output_type": entry.kind, "data": _bundle(last["data"]), "metadata": last["metadata"]}
+    if entry.kind == "execute_result":
+        output["execution_count"] = max(event["execution_count"], 0)
+    return output
 
 
 def _bundle(data: MimeBundle) -> MimeBundle:

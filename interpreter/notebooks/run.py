@@ -15,13 +15,15 @@ from typing import Any, Final, Literal
 from interpreter.clock import Clock, SystemClock
 from interpreter.errors import InterpreterError, InvalidRequest, TooLarge
 from interpreter.kernel.channels import MAIN
+from interpreter.kernel.execution import ExecutionOptions
+from interpreter.kernel.limits import parse_json
 from interpreter.kernel.paths import check_path
 from interpreter.notebooks.format import (
     Notebook,
     as_file,
     as_members,
     fill_metadata,
-    parse_json,
+    parse_notebook,
     read_notebook,
     tags_of,
 )
@@ -30,6 +32,7 @@ from interpreter.notebooks.parameters import inject_parameters
 from interpreter.sessions.executions import ExecutionRequest, RunningExecution
 from interpreter.sessions.journal import Journal
 from interpreter.sessions.live import LiveSession
+from interpreter.sessions.outcome import NotebookOutcome
 from interpreter.sessions.service import Sessions
 from interpreter.store.records import NewSession
 
@@ -58,6 +61,8 @@ class NotebookRequest:
     timeout: float | None = None
     allow_errors: bool = False
     output_path: str | None = None
+    followed: bool = False
+    """Whether anybody reads its outputs as events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,8 @@ class RunningNotebook:
         opened: AsyncExitStack,
         clock: Clock,
     ) -> None:
-        self.journal = Journal(output_limit)
+        self._room = live.session.memory.kept
+        self.journal = Journal(output_limit, self._room)
         """Events of cells and their outputs, as they come; ``answer`` is not among them."""
         self.answer: list[bytes] = []
         """Members of a JSON object that tells how it ended, with the executed notebook; there when `wait` returns."""
@@ -88,7 +94,7 @@ class RunningNotebook:
         self._context = context
         self._notebook = notebook
         self._request = request
-        self._outputs = NotebookOutputs(output_limit)
+        self._outputs = NotebookOutputs(output_limit, self._room)
         self._opened = opened
         self._clock = clock
         self._closing: asyncio.Task[None] | None = None
@@ -102,6 +108,8 @@ class RunningNotebook:
         """Interrupt it when it still runs, and close what was opened for it."""
         self._task.cancel()
         await asyncio.wait({self._task})
+        self.journal.forget()
+        self._outputs.close()
         # Also when it was cancelled before its first step.
         await self._release()
 
@@ -117,14 +125,15 @@ class RunningNotebook:
             await asyncio.to_thread(self._finish, language)
             if self._request.output_path is not None:
                 ending = await self._write(self._request.output_path, ending)
-            head = {
-                "status": ending.status,
-                "session_id": self._live.record.id,
-                "error": ending.error,
-                "failed_cell": ending.failed_cell,
-                "truncated": self._outputs.truncated,
-                "duration_seconds": metadata["duration"],
-            }
+            outcome = NotebookOutcome(
+                status=ending.status,
+                session_id=self._live.record.id,
+                error=ending.error,
+                failed_cell=ending.failed_cell,
+                truncated=self._outputs.truncated,
+                duration_seconds=metadata["duration"],
+            )
+            head = outcome.model_dump()
             self.answer = await asyncio.to_thread(lambda: list(as_members(head, self._notebook)))
         finally:
             try:
@@ -182,7 +191,8 @@ class RunningNotebook:
     async def _run_cell(self, index: int, cell: dict[str, Any]) -> dict[str, Any]:
         try:
             self._live.check()
-            request = ExecutionRequest(cell["source"], self._context, self._request.timeout)
+            options = ExecutionOptions(timeout=self._request.timeout)
+            request = ExecutionRequest(cell["source"], self._context, options, keep=False)
             execution = await self._live.executions.start(request)
         except InterpreterError as error:
             return {"status": "failed", "error": error.as_json()}
@@ -191,20 +201,24 @@ class RunningNotebook:
         finally:
             if not execution.done.is_set():
                 await asyncio.shield(self._live.executions.abandon(execution))
-        result = execution.result or {"status": "failed"}
-        return {**result, "error": told or result.get("error")}
+        if execution.outcome is None:
+            return {"status": "failed", "error": told}
+        result = execution.outcome.model_dump()
+        return {**result, "error": told or result["error"]}
 
     async def _follow(self, index: int, execution: RunningExecution) -> dict[str, Any] | None:
         told: dict[str, Any] | None = None
         async for _, event in execution.journal.follow():
-            match event["type"]:
+            match event.type:
                 case "started" | "done":
                     pass
                 case "session_ended":
-                    told = {"code": event["code"], "message": event["message"], "hint": None}
+                    why = parse_json(event.json)
+                    told = {"code": why["code"], "message": why["message"], "hint": None}
                 case _:
-                    if shown := self._outputs.add(index, event):
-                        self.journal.add({**shown, "index": index})
+                    shown = self._outputs.add(index, event)
+                    if shown is not None and self._request.followed:
+                        self.journal.pass_on(shown, index=index)
         return told
 
     def _judged(self, index: int, cell: dict[str, Any], result: dict[str, Any]) -> _Ending | None:
@@ -268,7 +282,7 @@ async def start_notebook(
         if notebook is None:
             path = request.path or ""
             data = await _read(live, path, limit)
-            notebook = await asyncio.to_thread(lambda: _prepared(parse_json(data, path), request))
+            notebook = await asyncio.to_thread(lambda: _prepared(parse_notebook(data, path), request))
         context = await stack.enter_async_context(_context(sessions, live, request))
         return RunningNotebook(live, context, notebook, request, limit, stack.pop_all(), clock or SystemClock())
 

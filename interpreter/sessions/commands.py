@@ -3,14 +3,16 @@
 import asyncio
 import codecs
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from interpreter.clock import Clock
 from interpreter.engine.session import Session
 from interpreter.errors import Busy, InterpreterError, NotFound
 from interpreter.kernel.command import Command, start_command
-from interpreter.sessions.journal import Journal, forget_oldest
+from interpreter.sessions.journal import KEPT, Journal, forget_oldest
+from interpreter.sessions.outcome import CommandOutcome, Piece
 from interpreter.settings import Settings
 
 _MAX_RUNNING: Final = 50
@@ -30,17 +32,23 @@ class CommandRequest:
 
 
 class RunningCommand:
-    """One command, from its start on. ``result`` is there when it has ended."""
+    """One command, from its start on. ``outcome`` is there when it has ended."""
 
-    def __init__(self, request: CommandRequest, limit: int, now: float) -> None:
+    def __init__(self, request: CommandRequest, journal: Journal, now: float) -> None:
         self.id = uuid.uuid4().hex
         self.request = request
-        self.journal = Journal(limit)
+        self.journal = journal
         self.started_at = now
         self.ended_at: float | None = None
-        self.result: dict[str, Any] | None = None
+        self.outcome: CommandOutcome | None = None
         self.done = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
+
+    def answer(self) -> Iterator[Piece]:
+        """How it ended and what it printed, as a JSON object in pieces; null as long as it runs."""
+        if self.outcome is None:
+            return iter([b"null"])
+        return self.outcome.members({name: self.journal.printed(name) for name in ("stdout", "stderr")})
 
     @property
     def state(self) -> Literal["running", "done"]:
@@ -53,6 +61,8 @@ class Commands:
 
     def __init__(self, session: Session, env: dict[str, str], settings: Settings, clock: Clock) -> None:
         self._session = session
+        self._room = session.memory.kept
+        self._room.forget.append(lambda: forget_oldest(self._ended))
         self._env = env
         self._settings = settings
         self._clock = clock
@@ -79,7 +89,8 @@ class Commands:
         """Start a command. Raises Busy. That it could not be started is in its result."""
         if len(self._running) >= _MAX_RUNNING:
             raise Busy(f"{len(self._running)} commands run in this session already", retry_after=1)
-        running = RunningCommand(request, self._settings.output_limit, self._clock.now())
+        journal = Journal(self._settings.output_limit, self._room)
+        running = RunningCommand(request, journal, self._clock.now())
         self._running[running.id] = running
         running.task = asyncio.create_task(self._run(running))
         return running
@@ -97,18 +108,18 @@ class Commands:
 
     async def _run(self, running: RunningCommand) -> None:
         request = running.request
-        result: dict[str, Any] = {"status": "cancelled"}
+        ended = CommandOutcome(command_id=running.id, status="cancelled")
         try:
             connect, env = self._session.vsock.connect, {**self._env, **request.env}
             async with start_command(connect, request.command, cwd=request.cwd, env=env) as command:
                 running.journal.add({"type": "started", "command_id": running.id, "pid": command.pid})
-                result = await self._follow(running, command)
+                ended = await self._follow(running, command)
         except InterpreterError as error:
-            result = {"status": "failed", "error": error.as_json()}
+            ended = CommandOutcome(command_id=running.id, status="failed", error=error.as_json())
         finally:
-            self._finish(running, result)
+            self._finish(running, ended)
 
-    async def _follow(self, running: RunningCommand, command: Command) -> dict[str, Any]:
+    async def _follow(self, running: RunningCommand, command: Command) -> CommandOutcome:
         timeout = running.request.timeout
         reading = asyncio.create_task(_read(running.journal, command))
         try:
@@ -117,34 +128,25 @@ class Commands:
                 for number in (_SIGTERM, _SIGKILL):
                     await command.signal(number)
                     await asyncio.wait({reading}, timeout=_TERM_SECONDS)
-                return {"status": "timeout", "exit_code": command.status}
+                return CommandOutcome(command_id=running.id, status="timeout", exit_code=command.status)
             await reading
         finally:
             reading.cancel()
-        return {"status": "ok" if command.status == 0 else "error", "exit_code": command.status}
+        status = "ok" if command.status == 0 else "error"
+        return CommandOutcome(command_id=running.id, status=status, exit_code=command.status)
 
-    def _finish(self, running: RunningCommand, result: dict[str, Any]) -> None:
+    def _finish(self, running: RunningCommand, ended: CommandOutcome) -> None:
         running.ended_at = self._clock.now()
-        pieces: dict[str, list[str]] = {"stdout": [], "stderr": []}
-        for output in running.journal.events:
-            if output["type"] == "stream":
-                pieces[output["name"]].append(output["text"])
-        texts = {name: "".join(parts) for name, parts in pieces.items()}
-        running.result = {
-            "command_id": running.id,
-            "exit_code": None,
-            "error": None,
-            **result,
-            "truncated": running.journal.truncated,
-            "duration_seconds": round(running.ended_at - running.started_at, 6),
-            **texts,
-        }
-        summary = {key: value for key, value in running.result.items() if key not in texts}
-        running.journal.add({"type": "done", **summary})
+        duration = round(running.ended_at - running.started_at, 6)
+        running.outcome = ended.model_copy(
+            update={"truncated": running.journal.truncated, "duration_seconds": duration}
+        )
+        running.journal.add(running.outcome.event())
         running.journal.close()
         self._running.pop(running.id, None)
         self._ended[running.id] = running
-        forget_oldest(self._ended, self._settings.output_limit)
+        while len(self._ended) > KEPT:
+            forget_oldest(self._ended)
         running.done.set()
 
 

@@ -2,19 +2,20 @@
 
 import asyncio
 import contextlib
-import json
+import sys
 import uuid
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
 
 from interpreter.clock import Clock
 from interpreter.engine.kernel import Kernel
 from interpreter.engine.session import Session
 from interpreter.errors import Busy, Conflict, ExecutionTimeout, InterpreterError, KernelDied, NotFound
-from interpreter.events import joined
 from interpreter.kernel.channels import MAIN
-from interpreter.kernel.execution import Execution
-from interpreter.sessions.journal import Journal, forget_oldest
+from interpreter.kernel.execution import Execution, ExecutionOptions
+from interpreter.sessions.journal import KEPT, Journal, forget_oldest
+from interpreter.sessions.outcome import ExecutionOutcome, Piece
 from interpreter.settings import Settings
 from interpreter.store.records import ExecutionRecord
 from interpreter.store.store import Store
@@ -25,45 +26,48 @@ _MAX_QUEUED: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class ExecutionRequest:
-    """Code and how to run it. ``timeout`` is in seconds."""
+    """Code and how to run it. Without ``keep`` nothing of it stays when it has ended."""
 
-    code: str
+    code: str = field(repr=False)
     context: str = MAIN
-    timeout: float | None = None
-    store_history: bool = True
-    silent: bool = False
+    options: ExecutionOptions = field(default_factory=ExecutionOptions)
     allow_stdin: bool = False
     detach: bool = False
+    keep: bool = True
 
 
 class RunningExecution:
-    """One execution, from the moment it was asked for. ``result`` is there when it has ended."""
+    """One execution, from the moment it was asked for. ``outcome`` is there when it has ended."""
 
-    def __init__(self, request: ExecutionRequest, session_id: str, limit: int, now: float) -> None:
+    def __init__(self, request: ExecutionRequest, session_id: str, journal: Journal, now: float) -> None:
         self.id = uuid.uuid4().hex
-        self.request = request
+        self.context = request.context
+        self.detach = request.detach
         self.session_id = session_id
-        self.journal = Journal(limit)
+        self.journal = journal
         self.state: Literal["queued", "running", "done"] = "queued"
         self.created_at = now
         self.started_at: float | None = None
         self.ended_at: float | None = None
-        self.result: dict[str, Any] | None = None
+        self.outcome: ExecutionOutcome | None = None
         self.input: asyncio.Future[str] | None = None
         self.done = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
         self.running: Execution | None = None
 
+    def answer(self) -> Iterator[Piece]:
+        """How it ended and what it gave, as a JSON object in pieces; null as long as it runs."""
+        return iter([b"null"]) if self.outcome is None else self.outcome.members({"outputs": self.journal.outputs()})
+
     def record(self) -> ExecutionRecord:
-        """For the database."""
+        """For lists and the database, without what it gave."""
         return ExecutionRecord(
             id=self.id,
             session_id=self.session_id,
-            context=self.request.context,
+            context=self.context,
             state=self.state,
             created_at=self.created_at,
             ended_at=self.ended_at,
-            result=None if self.result is None else _json(self.result),
         )
 
     def answer_input(self, value: str) -> None:
@@ -87,6 +91,8 @@ class Executions:
 
     def __init__(self, session: Session, store: Store, settings: Settings, clock: Clock) -> None:
         self._session = session
+        self._room = session.memory.kept
+        self._room.forget.append(lambda: forget_oldest(self._ended))
         self._store = store
         self._settings = settings
         self._clock = clock
@@ -111,15 +117,24 @@ class Executions:
         kernel = self.kernel(request.context)
         if len(self._running) >= _MAX_QUEUED:
             raise Busy(f"{len(self._running)} executions wait in this session already", retry_after=1)
-        execution = RunningExecution(request, self._session.id, self._settings.output_limit, self._clock.now())
+        # What it really takes: text with one rare character in it takes four bytes for each.
+        size = sys.getsizeof(request.code)
+        if not self._room.fits(size):
+            hint = "Wait until what runs has ended; long code runs from a file"
+            raise Busy("what runs in this session takes all the memory that it may", hint=hint, retry_after=1)
+        journal = Journal(self._settings.output_limit, self._room)
+        execution = RunningExecution(request, self._session.id, journal, self._clock.now())
         self._running[execution.id] = execution
+        self._room.take(size)
         try:
             if request.detach:
                 await self._store.save_execution(execution.record())
         except BaseException:
             del self._running[execution.id]
+            self._room.give_back(size)
             raise
-        execution.task = asyncio.create_task(self._run(execution, kernel))
+        execution.task = asyncio.create_task(self._run(execution, kernel, request))
+        execution.task.add_done_callback(lambda _: self._room.give_back(size))
         return execution
 
     def find(self, execution_id: str) -> RunningExecution | None:
@@ -129,7 +144,7 @@ class Executions:
     def waiting_for_input(self, context: str) -> RunningExecution:
         """The execution of a context that asks for input. Raises Conflict."""
         for execution in self._running.values():
-            if execution.request.context == context and execution.input is not None:
+            if execution.context == context and execution.input is not None:
                 return execution
         raise Conflict("no execution waits for input")
 
@@ -145,7 +160,7 @@ class Executions:
                     async with asyncio.timeout(self._settings.interrupt_grace):
                         await execution.running.begun.wait()
             with contextlib.suppress(InterpreterError):
-                await self.kernel(execution.request.context).interrupt()
+                await self.kernel(execution.context).interrupt()
         elif execution.state == "queued" and execution.task is not None:
             execution.task.cancel()
 
@@ -158,30 +173,30 @@ class Executions:
                 execution.task.cancel()
         await asyncio.gather(*(one.task for one in running if one.task is not None), return_exceptions=True)
 
-    async def _run(self, execution: RunningExecution, kernel: Kernel) -> None:
-        result: dict[str, Any] = {"status": "cancelled"}
+    async def _run(self, execution: RunningExecution, kernel: Kernel, request: ExecutionRequest) -> None:
+        ended = ExecutionOutcome(status="cancelled")
         try:
-            async with self._turns.setdefault(execution.request.context, asyncio.Lock()):
+            async with self._turns.setdefault(execution.context, asyncio.Lock()):
                 execution.state, execution.started_at = "running", self._clock.now()
                 execution.journal.add({"type": "started", "execution_id": execution.id})
-                result = await self._execute(execution, kernel)
+                ended = await self._execute(execution, kernel, request)
         finally:
             # Also when it was cancelled: the session ends, or the client went away before its turn.
-            await asyncio.shield(self._finish(execution, result))
+            await asyncio.shield(self._finish(execution, ended, keep=request.keep))
 
-    async def _execute(self, execution: RunningExecution, kernel: Kernel) -> dict[str, Any]:
-        request, journal = execution.request, execution.journal
-        running = execution.running = kernel.execute(
-            request.code,
-            silent=request.silent,
-            store_history=request.store_history,
+    async def _execute(
+        self, execution: RunningExecution, kernel: Kernel, request: ExecutionRequest
+    ) -> ExecutionOutcome:
+        journal = execution.journal
+        options = replace(
+            request.options,
             # Requests are independent of each other: one that fails does not take those behind it along.
             stop_on_error=False,
-            timeout=request.timeout,
             interrupt_grace=self._settings.interrupt_grace,
             on_input=execution.ask if request.allow_stdin else None,
             keep_outputs=False,
         )
+        running = execution.running = kernel.execute(request.code, options)
         try:
             async for output in running:
                 journal.add_output(output.model_dump())
@@ -190,42 +205,36 @@ class Executions:
             for output in ended.outputs:
                 journal.add_output(output.model_dump())
         except ExecutionTimeout as error:
-            return {"status": "timeout", "kernel_restarted": error.kernel_restarted, "error": error.as_json()}
+            return ExecutionOutcome(status="timeout", kernel_restarted=error.kernel_restarted, error=error.as_json())
         except KernelDied as error:
-            return {"status": "kernel_died", "error": error.as_json()}
+            return ExecutionOutcome(status="kernel_died", error=error.as_json())
         except InterpreterError as error:
-            return {"status": "failed", "error": error.as_json()}
-        return {"status": ended.status, "execution_count": ended.execution_count}
+            return ExecutionOutcome(status="failed", error=error.as_json())
+        return ExecutionOutcome(status=ended.status, execution_count=ended.execution_count)
 
-    async def _finish(self, execution: RunningExecution, result: dict[str, Any]) -> None:
+    async def _finish(self, execution: RunningExecution, ended: ExecutionOutcome, *, keep: bool) -> None:
         execution.state, execution.ended_at = "done", self._clock.now()
-        outputs = joined(execution.journal.events)
-        failed = next((output for output in reversed(outputs) if output["type"] == "error"), None)
-        error = {key: failed[key] for key in ("ename", "evalue", "traceback")} if failed else None
-        began = execution.started_at or execution.ended_at
-        execution.result = {
-            "execution_id": execution.id,
-            "context_id": execution.request.context,
-            "execution_count": None,
-            "kernel_restarted": False,
-            "error": error,
-            **result,
-            "truncated": execution.journal.truncated,
-            "duration_seconds": round(execution.ended_at - began, 6),
-            "outputs": outputs,
-        }
-        summary = {key: value for key, value in execution.result.items() if key != "outputs"}
-        execution.journal.add({"type": "done", **summary})
-        execution.journal.close()
+        journal = execution.journal
+        raised = {key: journal.error[key] for key in ("ename", "evalue", "traceback")} if journal.error else None
+        execution.outcome = ended.model_copy(
+            update={
+                "execution_id": execution.id,
+                "context_id": execution.context,
+                "error": ended.error or raised,
+                "truncated": journal.truncated,
+                "duration_seconds": round(execution.ended_at - (execution.started_at or execution.ended_at), 6),
+            }
+        )
+        journal.add(execution.outcome.event())
+        journal.close()
         del self._running[execution.id]
-        self._ended[execution.id] = execution
-        forget_oldest(self._ended, self._settings.output_limit)
-        if execution.request.detach:
+        if keep:
+            self._ended[execution.id] = execution
+            while len(self._ended) > KEPT:
+                forget_oldest(self._ended)
+        else:
+            journal.forget()
+        if execution.detach:
             with contextlib.suppress(InterpreterError):
-                await self._store.save_execution(execution.record())
+                await self._store.save_execution(replace(execution.record(), result=b"".join(execution.answer())))
         execution.done.set()
-
-
-def _json(result: dict[str, Any]) -> bytes:
-    # A text may hold half of a surrogate pair, which is no UTF-8.
-    return json.dumps(result, ensure_ascii=False).encode("utf-8", "replace")

@@ -1,91 +1,178 @@
 """The events of something that runs, kept up to a limit, for any number of readers who come at any time.
 
-Whoever writes never waits for a reader, and a reader that is slow holds nobody up: both see one bounded list.
+Whoever writes never waits for a reader, and a reader that is slow holds nobody up: both see one bounded list. Events
+are kept as the JSON that readers get, once: what was printed is neither held twice nor written down anew for each.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+import contextlib
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
-Event = dict[str, Any]
+from interpreter.events import TOLD_TYPES
+from interpreter.kernel.limits import dump_json
+from interpreter.kernel.memory import Room
 
 KEPT: Final = 100
-"""What has ended stays in memory, this many of each kind in a session,"""
-KEPT_FULL: Final = 5
-"""with as many bytes of output as this many that reached their limit."""
+"""What has ended stays in memory, this many of each kind in a session, as long as there is room."""
 _ERROR_CHARACTERS: Final = 10_000
-_EVENT_BYTES: Final = 200
-"""What an event costs besides its content."""
+_ENTRY_BYTES: Final = 200
+"""What an entry costs besides its JSON."""
+_STREAMS: Final = {name: f'{{"type":"stream","name":"{name}","text":"'.encode() for name in ("stdout", "stderr")}
+_STREAM_END: Final = b'"}'
 
 
-class Journal:
-    """A list of events that grows until it is closed. ``limit`` is in bytes of output."""
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """One event: its type, and all of it as JSON."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._size = 0
-        self._events: list[Event] = []
-        self._closed = False
-        self._has_error = False
-        self._changed = asyncio.Event()
-        self.truncated = False
+    type: str
+    json: bytes
 
     @property
     def size(self) -> int:
-        """About how many bytes of output it holds."""
-        return min(self._size, self._limit)
+        """Bytes that it takes."""
+        return len(self.json) + _ENTRY_BYTES
 
     @property
-    def events(self) -> list[Event]:
+    def stream(self) -> str | None:
+        """Which stream it is text of, if it is that."""
+        return next((name for name, start in _STREAMS.items() if self.json.startswith(start)), None)
+
+    def text(self, stream: str) -> memoryview:
+        """Its text, as what stands between the quotes of a JSON string."""
+        return memoryview(self.json)[len(_STREAMS[stream]) : -len(_STREAM_END)]
+
+
+class Journal:
+    """A list of events that grows until it is closed. ``limit`` is in bytes of output; ``room`` is shared with others.
+
+    It holds its room until it is forgotten and nobody reads it any more.
+    """
+
+    def __init__(self, limit: int, room: Room) -> None:
+        self.truncated = False
+        self.error: dict[str, Any] | None = None
+        """The last exception, with as much of it as always finds room."""
+        self._limit = limit
+        self._room = room
+        self._size = 0
+        self._held = 0
+        self._entries: list[JournalEntry] = []
+        self._closed = False
+        self._readers = 0
+        self._forgotten = False
+        self._changed = asyncio.Event()
+
+    @property
+    def entries(self) -> list[JournalEntry]:
         """All events so far."""
-        return self._events
+        return self._entries
 
-    def add(self, event: Event) -> None:
+    def add(self, event: Mapping[str, Any]) -> None:
         """Add an event that is not output, whatever the limit says."""
-        self._events.append(event)
-        self._tell()
+        self._add(JournalEntry(event["type"], dump_json(event)))
 
-    def add_output(self, event: Event) -> None:
+    def add_output(self, event: Mapping[str, Any]) -> None:
         """Add an output; past the limit text is cut, all else is left out but an error, and one event says so."""
+        had_error = self.error is not None
+        if event["type"] == "error":
+            self.error = short_error(event)
         if self.truncated:
-            self._add_error(event)
+            self._add_error(event, had_error=had_error)
             return
+        entry = JournalEntry(event["type"], dump_json(event))
         left = self._limit - self._size
-        size = size_of(event)
-        self._size += size
-        if size > left:
-            self.truncated = True
-            text = event.get("text")
-            if isinstance(text, str) and left > _EVENT_BYTES:
-                # Never half a character.
-                kept = text.encode("utf-8", "replace")[: left - _EVENT_BYTES].decode("utf-8", "ignore")
-                self._events.append({**event, "text": kept})
-            self.add({"type": "truncated", "limit_bytes": self._limit})
-            self._add_error(event)
+        if entry.size <= left and self._room.fits(entry.size):
+            self._size += entry.size
+            self._add(entry)
             return
-        self._has_error = self._has_error or event["type"] == "error"
-        self.add(event)
+        self.truncated = True
+        if (text := event.get("text")) and (cut := _cut(event, text, entry.size, left)) and self._room.fits(cut.size):
+            self._add(cut)
+        self.add({"type": "truncated", "limit_bytes": self._limit})
+        self._add_error(event, had_error=had_error)
+
+    def pass_on(self, entry: JournalEntry, **more: int) -> None:
+        """Add another journal's event with ``more`` members, whatever the limit says."""
+        self._add(JournalEntry(entry.type, dump_json(more)[:-1] + b"," + entry.json[1:]))
 
     def close(self) -> None:
         """Nothing comes any more."""
         self._closed = True
         self._tell()
 
-    async def follow(self, start: int = 0) -> AsyncGenerator[tuple[int, Event]]:
+    async def follow(self, start: int = 0) -> AsyncGenerator[tuple[int, JournalEntry]]:
         """All events from number ``start`` on with their numbers, those that are there and those that come."""
         position = start
-        while True:
-            while position < len(self._events):
-                yield position, self._events[position]
-                position += 1
-            if self._closed:
-                return
-            await self._changed.wait()
+        with self.reading():
+            while True:
+                while position < len(self._entries):
+                    yield position, self._entries[position]
+                    position += 1
+                if self._closed:
+                    return
+                await self._changed.wait()
 
-    def _add_error(self, event: Event) -> None:
+    def outputs(self) -> Iterator[bytes | memoryview]:
+        """A JSON list of all outputs, in pieces, with those of one stream that follow each other put together."""
+        yield b"["
+        joined: str | None = None
+        first = True
+        for entry in self._entries:
+            if entry.type not in TOLD_TYPES:
+                continue
+            stream = entry.stream
+            if joined is not None and stream != joined:
+                yield _STREAM_END
+            if stream is None or stream != joined:
+                yield b"" if first else b","
+                yield _STREAMS[stream] if stream else entry.json
+            if stream is not None:
+                yield entry.text(stream)
+            joined, first = stream, False
+        if joined is not None:
+            yield _STREAM_END
+        yield b"]"
+
+    def printed(self, stream: str) -> Iterator[bytes | memoryview]:
+        """All text of one stream as a JSON string, in pieces."""
+        yield b'"'
+        for entry in self._entries:
+            if entry.stream == stream:
+                yield entry.text(stream)
+        yield b'"'
+
+    @contextlib.contextmanager
+    def reading(self) -> Generator[None]:
+        """While the block runs it holds its room."""
+        self._readers += 1
+        try:
+            yield
+        finally:
+            self._readers -= 1
+            self._let_go()
+
+    def forget(self) -> None:
+        """Nobody else can come for it."""
+        self._forgotten = True
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._forgotten and not self._readers and self._held:
+            self._room.give_back(self._held)
+            self._held = 0
+
+    def _add(self, entry: JournalEntry) -> None:
+        self._room.take(entry.size)
+        self._held += entry.size
+        self._entries.append(entry)
+        self._tell()
+
+    def _add_error(self, event: Mapping[str, Any], *, had_error: bool) -> None:
         # How it ended is told also when there is no room for what it said before; once, the guest may send any number.
-        if event["type"] == "error" and not self._has_error:
-            self._has_error = True
+        if event["type"] == "error" and not had_error:
             self.add(short_error(event))
 
     def _tell(self) -> None:
@@ -102,14 +189,15 @@ class HasJournal(Protocol):
 T = TypeVar("T", bound=HasJournal)
 
 
-def forget_oldest(ended: dict[str, T], limit: int) -> None:
-    """Leave the last KEPT that ended, and of these KEPT_FULL times ``limit`` bytes at most; always the last one."""
-    size = sum(one.journal.size for one in ended.values())
-    while len(ended) > 1 and (len(ended) > KEPT or size > KEPT_FULL * limit):
-        size -= ended.pop(next(iter(ended))).journal.size
+def forget_oldest(ended: dict[str, T]) -> bool:
+    """Forget what ended first; whether there was any. The last one stays: somebody may be about to ask for it."""
+    if len(ended) < 2:
+        return False
+    ended.pop(next(iter(ended))).journal.forget()
+    return True
 
 
-def short_error(event: Event) -> Event:
+def short_error(event: Mapping[str, Any]) -> dict[str, Any]:
     """An error with as much of it as always finds room."""
     lines: list[str] = event["traceback"]
     kept = "\n".join(lines)[-_ERROR_CHARACTERS:].split("\n")
@@ -117,20 +205,16 @@ def short_error(event: Event) -> Event:
         **event,
         "ename": event["ename"][:_ERROR_CHARACTERS],
         "evalue": event["evalue"][:_ERROR_CHARACTERS],
-        "traceback": kept,
+        "traceback": lines if sum(map(len, lines)) <= _ERROR_CHARACTERS else kept,
     }
 
 
-def size_of(value: object) -> int:
-    """About how many bytes a value takes as JSON."""
-    match value:
-        case str():
-            return len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
-        case Mapping():
-            return _EVENT_BYTES + sum(size_of(key) + size_of(part) for key, part in value.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        case list():
-            return sum(size_of(part) + 8 for part in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        case int():
-            return 16 + value.bit_length() // 3
-        case _:
-            return 16
+def _cut(event: Mapping[str, Any], text: str, size: int, left: int) -> JournalEntry | None:
+    """As much of a text as fits in ``left`` bytes; None when hardly any does."""
+    while size > left > _ENTRY_BYTES and text:
+        # Characters take different numbers of bytes: a few steps lead there.
+        text = text[: min(int(len(text) * (left - _ENTRY_BYTES) / size), len(text) - 1)]
+        size = (entry := JournalEntry(event["type"], dump_json({**event, "text": text}))).size
+        if size <= left:
+            return entry
+    return None

@@ -9,7 +9,7 @@ from interpreter.clock import Clock
 from interpreter.engine.session import Session
 from interpreter.errors import Conflict, HostError, InterpreterError
 from interpreter.gateway.clients import KernelClients
-from interpreter.sessions.admission import Ticket
+from interpreter.sessions.admission import MIB, Ticket
 from interpreter.sessions.commands import Commands
 from interpreter.sessions.executions import Executions
 from interpreter.sessions.pool import HeldSession
@@ -31,12 +31,14 @@ class LiveSession:
         self.held = held
         self.ticket = ticket
         self.session: Session = held.session
+        self.session.memory.set_limit(settings.session_buffer_mb * MIB)
         self.executions = Executions(held.session, store, settings, clock)
         self.commands = Commands(held.session, record.env, settings, clock)
         self.clients = KernelClients(
             *(held.session.main, held.session.vsock.connect, clock),
             limit=settings.client_limit,
             restarts=record.front is Front.JUPYTER,
+            memory=held.session.memory,
             on_use=self.touch,
         )
         self.ended = asyncio.Event()
@@ -50,6 +52,12 @@ class LiveSession:
         self._at_rest = asyncio.Event()
         self._at_rest.set()
         self._changed = asyncio.Event()
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that the service itself holds for it."""
+        waiting = sum(kernel.connection.held for kernel in self.session.kernels.values())
+        return self.session.memory.held + waiting
 
     @property
     def is_used(self) -> bool:

@@ -108,7 +108,7 @@ class Pool:
         held = await restore(self._engine, self._places, template, session_id=uuid.uuid4().hex)
         try:
             # The first cell is the slow one: the guest's code is translated, pages are copied.
-            await held.session.main.execute(_WARM_UP, silent=True, timeout=self._engine.settings.restore_timeout)
+            await held.session.execute(_WARM_UP, silent=True, timeout=self._engine.settings.restore_timeout)
         except BaseException:
             await held.stack.aclose()
             raise

@@ -351,7 +351,7 @@ class Sessions:
             Resource(
                 name="memory",
                 available=available_memory,
-                held=self.ledger.memory_of,
+                held=self._memory_of,
                 each=settings.session_memory_mb * MIB,
                 reserve=settings.memory_reserve_mb * MIB,
                 reason=Reason.OUT_OF_MEMORY,
@@ -365,6 +365,10 @@ class Sessions:
                 reason=Reason.OUT_OF_DISK,
             ),
         )
+
+    def _memory_of(self, session_id: str) -> int:
+        live = self._live.get(session_id)
+        return self.ledger.memory_of(session_id) + (live.held_bytes if live else 0)
 
 
 @asynccontextmanager

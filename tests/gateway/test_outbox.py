@@ -6,6 +6,7 @@ import pytest
 
 from interpreter.errors import KernelDied
 from interpreter.gateway.outbox import Outbox
+from interpreter.kernel.memory import Room
 from interpreter.kernel.message import Codec, RawMessage
 
 CODEC = Codec(b"key", "session")
@@ -16,9 +17,10 @@ def output(text: str, msg_type: str = "stream") -> RawMessage:
     return CODEC.notice(msg_type, {"text": text}, {"msg_id": "parent"})
 
 
-def outbox(on_stalled: list[str] | None = None) -> Outbox:
+def outbox(on_stalled: list[str] | None = None, room: Room | None = None) -> Outbox:
     return Outbox(
         LIMIT,
+        room or Room(10 * LIMIT),
         lambda message: CODEC.notice("stream", {"text": "cut"}, message.parent),
         lambda: (on_stalled if on_stalled is not None else []).append("stalled"),
     )
@@ -131,3 +133,16 @@ async def test_the_end_wakes_who_waits_on_either_side() -> None:
     await full.close()
     async with asyncio.timeout(10):
         await putting
+
+
+async def test_clients_that_are_away_keep_no_more_than_their_session_may_hold() -> None:
+    room = Room(2 * LIMIT)
+    boxes = [outbox(room=room) for _ in range(10)]
+    for box in boxes:
+        for _ in range(10):
+            await box.put("iopub", output("x" * (LIMIT // 20)))
+    # One message always passes, and of what was left out each is told.
+    assert LIMIT < room.held < 2 * LIMIT + len(boxes) * LIMIT // 10
+    for box in boxes:
+        box.forget()
+    assert room.held == 0

@@ -17,7 +17,7 @@ from interpreter.errors import InterpreterError
 from interpreter.kernel.channels import MAIN
 from interpreter.kernel.connection import KernelConnection, connect_kernel
 from interpreter.kernel.control import AgentControl, AgentEvent, serve_control
-from interpreter.kernel.execution import Execution, OnInput
+from interpreter.kernel.execution import Execution, ExecutionOptions, OnInput
 from interpreter.kernel.outputs import Result
 
 SECONDS = 60.0
@@ -90,7 +90,8 @@ class Kernel:
         self.connection.kernel_restarted()
 
     def execute(self, code: str, *, on_input: OnInput | None = None, store_history: bool = True) -> Execution:
-        return Execution(self.connection, self, code, on_input=on_input, store_history=store_history)
+        options = ExecutionOptions(on_input=on_input, store_history=store_history)
+        return Execution(self.connection, self, code, options)
 
     async def run(self, code: str) -> Result:
         async with asyncio.timeout(SECONDS):

@@ -158,7 +158,9 @@ async def test_a_restart_tells_who_waits_that_the_kernel_died(kernel: Kernel) ->
 async def test_a_client_that_lags_behind_keeps_its_stream_over_a_restart(guest: Guest) -> None:
     codec = codec_of(guest)
     async with asyncio.timeout(SECONDS), open_service(guest.connect, "kernel") as stream:
-        await send(stream, codec, codec.request("execute_request", {"code": "while True: print('x' * 10_000)"}))
+        await send(
+            stream, codec, codec.request("execute_request", {"code": "while True: print('x' * 10_000, flush=True)"})
+        )
         await next_of(stream, codec, "stream")
         # The relay has stopped for this client, and goes on in the midst of the restart.
         answered = asyncio.create_task(next_of(stream, codec, "kernel_info_reply"))

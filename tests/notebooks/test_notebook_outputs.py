@@ -7,8 +7,10 @@ import nbformat
 from hypothesis import given
 from nbclient import NotebookClient
 
+from interpreter.kernel.limits import dump_json
+from interpreter.kernel.memory import Room
 from interpreter.notebooks.outputs import NotebookOutputs
-from interpreter.sessions.journal import size_of
+from interpreter.sessions.journal import JournalEntry
 
 TEXTS = st.text(max_size=5)
 JSON = st.recursive(
@@ -44,10 +46,18 @@ ERRORS = st.builds(
 EVENTS = st.lists(st.tuples(st.integers(0, 2), STREAMS | CLEARS | shows(BUNDLES, TRANSIENT) | RESULTS | ERRORS))
 
 
+def entry(event: dict[str, Any]) -> JournalEntry:
+    return JournalEntry(event["type"], dump_json(event))
+
+
+def unbounded(limit: int) -> NotebookOutputs:
+    return NotebookOutputs(limit, Room(10**9))
+
+
 def finished(events: list[tuple[int, dict[str, Any]]], limit: int = 10**6) -> list[list[dict[str, Any]]]:
-    outputs = NotebookOutputs(limit)
+    outputs = unbounded(limit)
     for cell, event in events:
-        outputs.add(cell, event)
+        outputs.add(cell, entry(event))
     made = outputs.finish()
     return [made.get(cell, []) for cell in range(3)]
 
@@ -113,10 +123,10 @@ def test_an_update_shows_wherever_that_was_displayed() -> None:
 
 
 def test_one_update_of_many_displays_stays_within_the_limit() -> None:
-    outputs = NotebookOutputs(100_000)
+    outputs = unbounded(100_000)
     for _ in range(50):
-        outputs.add(0, show("display_data", ""))
-    outputs.add(0, show("update_display_data", "x" * 40_000))
+        outputs.add(0, entry(show("display_data", "")))
+    outputs.add(0, entry(show("update_display_data", "x" * 40_000)))
     (made,) = outputs.finish().values()
     assert outputs.truncated
     assert sum(len(output.get("data", {}).get("text/plain", "")) for output in made) <= 100_000
@@ -124,19 +134,30 @@ def test_one_update_of_many_displays_stays_within_the_limit() -> None:
 
 
 def test_past_the_limit_readers_are_told_once() -> None:
-    outputs = NotebookOutputs(1100)
+    outputs = unbounded(1100)
     event = {"type": "stream", "name": "stdout", "text": "x" * 300}
-    told = [outputs.add(0, dict(event)) for _ in range(6)]
-    assert [one and one["type"] for one in told] == ["stream", "stream", "truncated", None, None, None]
+    told = [outputs.add(0, entry(event)) for _ in range(6)]
+    assert [one and one.type for one in told] == ["stream", "stream", "truncated", None, None, None]
     assert outputs.truncated
 
 
 def test_the_error_that_ends_a_notebook_is_told_past_the_limit_once_and_in_short() -> None:
-    outputs = NotebookOutputs(1100)
+    outputs = unbounded(1100)
     stream = {"type": "stream", "name": "stdout", "text": "x" * 3000}
     error = {"type": "error", "ename": "E", "evalue": "v" * 1_000_000, "traceback": ["t" * 1_000_000, "last"]}
-    told = [outputs.add(0, dict(event)) for event in (stream, error, error, stream)]
-    assert [one and one["type"] for one in told] == ["truncated", "error", None, None]
+    told = [outputs.add(0, entry(event)) for event in (stream, error, error, stream)]
+    assert [one and one.type for one in told] == ["truncated", "error", None, None]
     (made,) = outputs.finish().values()
     assert (made[-1]["output_type"], made[-1]["ename"], made[-1]["traceback"][-1]) == ("error", "E", "last")
-    assert size_of(made[-1]) < 30_000
+    assert len(dump_json(made[-1])) < 31_000
+
+
+def test_what_does_not_fit_into_the_sessions_room_is_left_out() -> None:
+    room = Room(10_000)
+    outputs = NotebookOutputs(10**9, room)
+    room.take(4000)
+    stream = {"type": "stream", "name": "stdout", "text": "x" * 1000}
+    told = [outputs.add(0, entry(stream)) for _ in range(5)]
+    assert [one and one.type for one in told] == ["stream", "stream", "truncated", None, None]
+    outputs.close()
+    assert room.held == 4000

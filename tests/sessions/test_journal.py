@@ -1,34 +1,49 @@
 """A journal: every reader sees every event once and in order, whenever it comes; output is cut at the limit."""
 
 import asyncio
+import json
+from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from interpreter.events import joined
-from interpreter.sessions.journal import Event, Journal, size_of
+from interpreter.kernel.memory import Room
+from interpreter.sessions.journal import Journal, JournalEntry, forget_oldest
 
+Event = dict[str, Any]
+texts = st.text(st.characters(exclude_categories=["Cs"]))
 outputs = st.lists(
     st.one_of(
         st.builds(
             lambda name, text: {"type": "stream", "name": name, "text": text},
             st.sampled_from(["stdout", "stderr"]),
-            st.text(),
+            texts,
         ),
         st.just({"type": "display_data", "data": {"text/plain": "x"}, "metadata": {}, "transient": {}}),
     ),
     max_size=20,
 )
+ERROR = {"type": "error", "ename": "E", "evalue": "v" * 1_000_000, "traceback": ["t" * 1_000_000, "last"]}
+
+
+def journal_of(limit: int = 1_000_000, room: Room | None = None) -> Journal:
+    return Journal(limit, room or Room(1_000_000_000))
+
+
+def told(entries: Iterable[JournalEntry]) -> list[Event]:
+    return [json.loads(entry.json) for entry in entries]
 
 
 async def all_of(journal: Journal, start: int = 0) -> list[Event]:
-    return [event async for _, event in journal.follow(start)]
+    return told([entry async for _, entry in journal.follow(start)])
 
 
 async def test_readers_that_come_early_late_and_in_between_see_the_same() -> None:
-    journal = Journal(1_000_000)
+    journal = journal_of()
     early = asyncio.create_task(all_of(journal))
     for number in range(10):
         journal.add_output({"type": "stream", "name": "stdout", "text": str(number)})
@@ -36,51 +51,66 @@ async def test_readers_that_come_early_late_and_in_between_see_the_same() -> Non
     between = asyncio.create_task(all_of(journal))
     journal.add({"type": "done"})
     journal.close()
-    assert await early == await between == await all_of(journal) == journal.events
+    assert await early == await between == await all_of(journal) == told(journal.entries)
     assert await all_of(journal, 10) == [{"type": "done"}]
 
 
 @given(outputs, st.integers(1, 5000))
 def test_what_is_kept_is_a_beginning_and_within_the_limit(events: list[Event], limit: int) -> None:
-    journal = Journal(limit)
+    journal = journal_of(limit)
     for event in events:
         journal.add_output(event)
-    texts = "".join(event["text"] for event in events if "text" in event)
-    kept = "".join(event["text"] for event in journal.events if "text" in event)
-    assert len(kept.encode("utf-8", "replace")) <= limit
-    if journal.truncated:
-        assert journal.events[-1] == {"type": "truncated", "limit_bytes": limit}
-        assert texts.startswith("".join(kept)) or len({event.get("name") for event in events}) > 1
-    else:
-        assert journal.events == events
+    kept = told(journal.entries)
+    assert sum(len(entry.json) for entry in journal.entries if entry.type != "truncated") <= limit
+    if not journal.truncated:
+        assert kept == events
+        return
+    assert kept.pop() == {"type": "truncated", "limit_bytes": limit}
+    # The last one may be cut.
+    *whole, last = kept or [{}]
+    assert whole == events[: len(whole)]
+    assert last == events[len(whole)] or events[len(whole)].get("text", "").startswith(last.get("text", ""))
+
+
+def test_a_text_that_is_cut_fills_what_room_there_is() -> None:
+    for text in ("x" * 500_000, "\n\x1b" * 200_000, "\U0001f600x" * 100_000, "x" * 90_000 + "\x00" * 90_000):
+        journal = journal_of(100_000)
+        journal.add_output({"type": "stream", "name": "stdout", "text": text})
+        cut = journal.entries[0]
+        assert 20_000 < len(cut.json) <= 100_000
+        assert text.startswith(json.loads(cut.json)["text"])
 
 
 def test_an_error_is_told_past_the_limit_once_and_in_short() -> None:
-    journal = Journal(1000)
+    journal = journal_of(1000)
     stream = {"type": "stream", "name": "stdout", "text": "x" * 3000}
-    error = {"type": "error", "ename": "E", "evalue": "v" * 1_000_000, "traceback": ["t" * 1_000_000, "last"]}
-    for event in (stream, error, stream, error):
-        journal.add_output(dict(event))
-    assert [event["type"] for event in journal.events] == ["stream", "truncated", "error"]
-    assert (journal.events[-1]["ename"], journal.events[-1]["traceback"][-1]) == ("E", "last")
-    assert size_of(journal.events[-1]) < 30_000
+    for event in (stream, ERROR, stream, ERROR):
+        journal.add_output(event)
+    assert [entry.type for entry in journal.entries] == ["stream", "truncated", "error"]
+    last = json.loads(journal.entries[-1].json)
+    assert (last["ename"], last["traceback"][-1]) == ("E", "last")
+    assert len(journal.entries[-1].json) < 31_000
 
 
 def test_an_error_that_is_itself_past_the_limit_is_told_in_short() -> None:
-    journal = Journal(1000)
-    journal.add_output({"type": "error", "ename": "E", "evalue": "v" * 5000, "traceback": []})
-    assert [event["type"] for event in journal.events] == ["truncated", "error"]
+    journal = journal_of(1000)
+    journal.add_output(ERROR)
+    assert [entry.type for entry in journal.entries] == ["truncated", "error"]
+    assert journal.error is not None
+    assert journal.error["ename"] == "E"
 
 
-def test_one_output_that_is_cut_counts_as_all_the_room_that_there_is() -> None:
-    journal = Journal(1000)
-    journal.add_output({"type": "stream", "name": "stdout", "text": "x" * 5000})
-    assert (journal.truncated, journal.size) == (True, 1000)
-
-
-@pytest.mark.parametrize("value", [{"k" * 10_000: ""}, {"a": ["x" * 10_000]}, [{"k" * 10_000: 1}]])
-def test_all_that_takes_room_counts(value: object) -> None:
-    assert size_of(value) >= 10_000
+@given(outputs)
+def test_outputs_are_those_of_the_events_with_each_streams_pieces_joined(events: list[Event]) -> None:
+    journal = journal_of()
+    journal.add({"type": "started"})
+    for event in events:
+        journal.add_output(event)
+    journal.add({"type": "done"})
+    assert json.loads(b"".join(journal.outputs())) == joined(events)
+    for name in ("stdout", "stderr"):
+        text = "".join(event["text"] for event in events if event.get("name") == name)
+        assert json.loads(b"".join(journal.printed(name))) == text
 
 
 @given(outputs)
@@ -91,3 +121,47 @@ def test_joining_keeps_every_streams_text_and_the_order(events: list[Event]) -> 
         assert "".join(event["text"] for event in result if event.get("name") == name) == before
     for first, second in pairwise(result):
         assert first["type"] != "stream" or first.get("name") != second.get("name")
+
+
+class Ran:
+    """Something that ran in a session."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+
+
+def printed(room: Room, size: int) -> Ran:
+    ran = Ran(Journal(1_000_000, room))
+    ran.journal.add_output({"type": "stream", "name": "stdout", "text": "x" * size})
+    ran.journal.close()
+    return ran
+
+
+def test_what_ended_first_makes_room_and_what_then_does_not_fit_is_cut() -> None:
+    room, ended = Room(100_000), dict[str, Ran]()
+    room.forget.append(lambda: forget_oldest(ended))
+    for number in range(10):
+        ended[str(number)] = printed(room, 40_000)
+        assert room.held <= 100_000
+    assert list(ended) == ["8", "9"]
+    late = printed(room, 90_000)
+    assert late.journal.truncated
+    # Room for what tells so is always there.
+    assert room.held <= 101_000
+    assert list(ended) == ["9"]
+
+
+async def test_what_is_forgotten_holds_its_room_until_its_last_reader_is_done() -> None:
+    room = Room(100_000)
+    journal = printed(room, 40_000).journal
+    with journal.reading():
+        journal.forget()
+        assert room.held > 40_000
+    assert room.held == 0
+
+
+@pytest.mark.parametrize("size", [1, 1_000_000])
+async def test_one_that_comes_when_nothing_is_held_always_fits(size: int) -> None:
+    room = Room(1000)
+    await room.wait_for(size)
+    assert room.held == size
