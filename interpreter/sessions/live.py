@@ -9,10 +9,11 @@ from interpreter.clock import Clock
 from interpreter.engine.session import Session
 from interpreter.errors import Conflict, HostError, InterpreterError
 from interpreter.gateway.clients import KernelClients
-from interpreter.sessions.admission import MIB, Ticket
+from interpreter.sessions.admission import Ticket
 from interpreter.sessions.commands import Commands
 from interpreter.sessions.executions import Executions
 from interpreter.sessions.pool import HeldSession
+from interpreter.sessions.resources import MIB
 from interpreter.settings import Settings
 from interpreter.store.records import Front, Reason, SessionRecord, State, TimeoutMode
 from interpreter.store.store import Store
