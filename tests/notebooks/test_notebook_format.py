@@ -17,7 +17,7 @@ from interpreter.notebooks.format import (
     as_json,
     as_members,
     fill_metadata,
-    parse_json,
+    parse_notebook,
     read_notebook,
 )
 
@@ -128,7 +128,7 @@ def test_json_is_what_every_parser_takes(value: Any) -> None:
 
 def test_a_file_is_read_again() -> None:
     notebook = read_notebook(copy.deepcopy(GOOD))
-    assert read_notebook(parse_json(as_file(notebook))) == notebook
+    assert read_notebook(parse_notebook(as_file(notebook))) == notebook
 
 
 @given(JSON | st.dictionaries(st.sampled_from(["name", "version", "codemirror_mode"]), JSON | TEXTS, max_size=3))
