@@ -54,6 +54,8 @@ class RunningExecution:
         self.done = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
         self.running: Execution | None = None
+        self.code_size = 0
+        """Bytes of its code, until it has run."""
 
     def answer(self) -> Iterator[Piece]:
         """How it ended and what it gave, as a JSON object in pieces; null as long as it runs."""
@@ -126,15 +128,17 @@ class Executions:
         execution = RunningExecution(request, self._session.id, journal, self._clock.now())
         self._running[execution.id] = execution
         self._room.take(size)
+        execution.code_size = size
         try:
             if request.detach:
                 await self._store.save_execution(execution.record())
         except BaseException:
             del self._running[execution.id]
-            self._room.give_back(size)
+            self._let_go(execution)
             raise
         execution.task = asyncio.create_task(self._run(execution, kernel, request))
-        execution.task.add_done_callback(lambda _: self._room.give_back(size))
+        # Also when it was cancelled before its first step.
+        execution.task.add_done_callback(lambda _: self._let_go(execution))
         return execution
 
     def find(self, execution_id: str) -> RunningExecution | None:
@@ -234,7 +238,12 @@ class Executions:
                 forget_oldest(self._ended)
         else:
             journal.forget()
+        self._let_go(execution)
         if execution.detach:
             with contextlib.suppress(InterpreterError):
                 await self._store.save_execution(replace(execution.record(), result=b"".join(execution.answer())))
         execution.done.set()
+
+    def _let_go(self, execution: RunningExecution) -> None:
+        self._room.give_back(execution.code_size)
+        execution.code_size = 0
