@@ -85,6 +85,10 @@ _ALL_NEED_MACHINES = re.compile(r"^pytestmark = .*pytest\.mark\.machine\b", re.M
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """The fast tests do not even import what they leave out, which is most of their time."""
-    if config.option.markexpr != "not machine" or collection_path.suffix != ".py":
+    if config.option.markexpr != "not machine":
         return None
-    return bool(_ALL_NEED_MACHINES.search(collection_path.read_text(encoding="utf-8"))) or None
+    files = sorted(collection_path.glob("test_*.py")) if collection_path.is_dir() else [collection_path]
+    files = [file for file in files if file.suffix == ".py"]
+    # A folder is left out with its conftest.
+    needing = [file for file in files if _ALL_NEED_MACHINES.search(file.read_text(encoding="utf-8"))]
+    return True if files and needing == files else None
