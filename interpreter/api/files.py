@@ -16,10 +16,10 @@ from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf
 from interpreter.engine.session import Session
 from interpreter.errors import FileExists, FileNotFound, InvalidRequest
-from interpreter.kernel import tree
-from interpreter.kernel.archive import ArchiveFormat, open_archive
+from interpreter.kernel.archive import ArchiveFormat
 from interpreter.kernel.files import PIECE
 from interpreter.kernel.paths import MAX_PATH, check_path
+from interpreter.kernel.tree import MAX_PAGE, Entry
 
 router = APIRouter(prefix="/v1/sessions/{session_id}/files", tags=["files"])
 
@@ -123,13 +123,13 @@ async def list_folder(
     session_id: str,
     path: Annotated[str, Query(min_length=1, max_length=MAX_PATH)] = ".",
     after: Annotated[str, Query(max_length=1020, description="`next` of the page before.")] = "",
-    limit: Annotated[int, Query(ge=1, le=tree.MAX_PAGE)] = 200,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 200,
     hidden: bool = True,
 ) -> Folder:
     """A folder's entries with their sizes and types, by name."""
     live = await service.sessions.running(caller.tenant, session_id)
     with live.use() as session:
-        page = await tree.list_folder(session.control, path, after=after, limit=limit, hidden=hidden)
+        page = await session.files.list_folder(path, after=after, limit=limit, hidden=hidden)
     cursor = page.entries[-1].name if page.more else None
     return Folder(path=path, entries=[_view(entry) for entry in page.entries], next=cursor)
 
@@ -139,7 +139,7 @@ async def describe(caller: CallerOf, service: ServiceOf, session_id: str, path: 
     """Its size, type and times; a link is not followed."""
     live = await service.sessions.running(caller.tenant, session_id)
     with live.use() as session:
-        return _view(await tree.describe(session.control, path))
+        return _view(await session.files.describe(path))
 
 
 @router.put(
@@ -165,7 +165,7 @@ async def upload(
         await _check_free(session, path, overwrite=overwrite)
         length = request.headers.get("content-length")
         size = int(length) if length else None
-        size = await session.upload_stream(request.stream(), path, size=size, mode=mode)
+        size = await session.files.upload_stream(request.stream(), path, size=size, mode=mode)
     return Uploaded(path=path, size=size)
 
 
@@ -198,7 +198,7 @@ async def upload_form(
             for target in targets:
                 await _check_free(session, target, overwrite=overwrite)
             for target, file in zip(targets, files, strict=True):
-                size = await session.upload_stream(_pieces_of(file), target, size=file.size)
+                size = await session.files.upload_stream(_pieces_of(file), target, size=file.size)
                 written.append(Uploaded(path=target, size=size))
     return UploadedFiles(files=written)
 
@@ -214,7 +214,7 @@ async def download(caller: CallerOf, service: ServiceOf, session_id: str, path: 
     live = await service.sessions.running(caller.tenant, session_id)
     async with AsyncExitStack() as stack:
         session = stack.enter_context(live.use())
-        file = await stack.enter_async_context(session.open_download(path))
+        file = await stack.enter_async_context(session.files.open_download(path))
         headers = {"Content-Length": str(file.size), "Content-Disposition": _attachment(path.rsplit("/", 1)[-1])}
         body = _closing(file.pieces, stack.pop_all())
         return StreamingResponse(body, headers=headers, media_type="application/octet-stream")
@@ -231,7 +231,7 @@ async def read_text(
     """The beginning of a file as text."""
     live = await service.sessions.running(caller.tenant, session_id)
     with live.use() as session:
-        async with session.open_download(path) as file:
+        async with session.files.open_download(path) as file:
             data = b""
             async for piece in file.pieces:
                 data += piece
@@ -268,7 +268,7 @@ async def archive(
     live = await service.sessions.running(caller.tenant, session_id)
     async with AsyncExitStack() as stack:
         session = stack.enter_context(live.use())
-        pieces = await stack.enter_async_context(open_archive(session.vsock.connect, path, output))
+        pieces = await stack.enter_async_context(session.files.open_archive(path, output))
         name = path.rstrip("/").rsplit("/", 1)[-1]
         headers = {"Content-Disposition": _attachment(f"{'files' if name in {'', '.', '..'} else name}.{output}")}
         body = _closing(pieces, stack.pop_all())
@@ -280,7 +280,7 @@ async def make_folder(caller: CallerOf, service: ServiceOf, session_id: str, bod
     """Make a folder and those on the way to it; one that is there will do."""
     live = await service.sessions.running(caller.tenant, session_id)
     with live.use() as session:
-        return _view(await tree.make_folder(session.control, body.path))
+        return _view(await session.files.make_folder(body.path))
 
 
 @router.post("/move", summary="Move or rename", responses=problems(404, 409, 507))
@@ -288,7 +288,7 @@ async def move(caller: CallerOf, service: ServiceOf, session_id: str, body: Move
     """Move a file or folder, whole or not at all. What lies at the target is replaced only with `overwrite`."""
     live = await service.sessions.running(caller.tenant, session_id)
     with live.use() as session:
-        return _view(await tree.move(session.control, body.source, body.target, overwrite=body.overwrite))
+        return _view(await session.files.move(body.source, body.target, overwrite=body.overwrite))
 
 
 @router.delete("", status_code=204, summary="Remove", responses=problems(404, 409))
@@ -298,7 +298,7 @@ async def remove(
     """Remove a file, a link or a folder; a folder that is not empty only with `recursive`."""
     live = await service.sessions.running(caller.tenant, session_id)
     with live.use() as session:
-        await tree.remove(session.control, path, recursive=recursive)
+        await session.files.remove(path, recursive=recursive)
 
 
 async def _check_free(session: Session, path: str, *, overwrite: bool) -> None:
@@ -306,7 +306,7 @@ async def _check_free(session: Session, path: str, *, overwrite: bool) -> None:
         check_path(path)
         return
     try:
-        await tree.describe(session.control, path)
+        await session.files.describe(path)
     except FileNotFound:
         return
     raise FileExists(f"{path} is there already", hint="Choose another name, or overwrite it")
@@ -347,7 +347,7 @@ def _attachment(name: str) -> str:
     return f"attachment; filename*=UTF-8''{quote(name, safe='')}"
 
 
-def _view(entry: tree.Entry) -> EntryView:
+def _view(entry: Entry) -> EntryView:
     return EntryView(
         name=entry.name,
         type=entry.type,

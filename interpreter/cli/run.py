@@ -55,7 +55,7 @@ async def _upload(session: Session, path: Path, *, quiet: bool) -> None:
         about = path.stat()
         pieces = counted(read_file(path, about.st_size), about.st_size, progress)
         mode = stat.S_IMODE(about.st_mode)
-        await session.upload_stream(pieces, path.name, size=about.st_size, mode=mode)
+        await session.files.upload_stream(pieces, path.name, size=about.st_size, mode=mode)
 
 
 def _tell_progress(text: str) -> None:

@@ -2,22 +2,20 @@
 
 import asyncio
 import contextlib
-import os
-import stat
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from interpreter.engine.files import SessionFiles
 from interpreter.engine.kernel import CALL_TIMEOUT, RESTART_TIMEOUT, Kernel
 from interpreter.engine.renewal import Renewal
 from interpreter.engine.restore import RestoredGuest
-from interpreter.errors import InterpreterError, KernelDied, TransferError
+from interpreter.errors import InterpreterError, KernelDied
 from interpreter.kernel.channels import MAIN
 from interpreter.kernel.connection import connect_kernel
 from interpreter.kernel.control import AgentEvent
 from interpreter.kernel.execution import Execution, ExecutionOptions, OnInput
-from interpreter.kernel.files import PIECE, GuestFile, get_file, put_file
 from interpreter.kernel.memory import SessionMemory
 
 _MEMORY: Final = 96 * 1024 * 1024
@@ -35,6 +33,8 @@ class Session:
         """Calls to the guest's agent."""
         self.timings = guest.timings.marks
         """Seconds from the start of the restore to each of its stages."""
+        self.files = SessionFiles(guest.control, guest.vsock.connect)
+        """Its files and folders."""
         self._machine = guest.machine
         self.machine_pid = guest.machine.pid
         """QEMU's process id."""
@@ -140,35 +140,12 @@ class Session:
             codec.sign_with(key)
 
     async def upload(self, source: Path | bytes, path: str, *, mode: int | None = None) -> int:
-        """Write a file of the host, or bytes, to ``path`` in the session; returns its size.
-
-        Relative paths start in the session's home folder. Raises TransferError, MachineDied.
-        """
-        if isinstance(source, bytes):
-            return await self.upload_stream(_pieces_of(source), path, size=len(source), mode=mode or 0o644)
-        with _open_regular(source) as file:
-            about = os.fstat(file)
-            return await self.upload_stream(
-                _pieces_from(file), path, size=about.st_size, mode=mode or stat.S_IMODE(about.st_mode)
-            )
-
-    async def upload_stream(
-        self, pieces: AsyncIterable[bytes], path: str, *, size: int | None = None, mode: int = 0o644
-    ) -> int:
-        """Write pieces to ``path`` in the session, whole or not at all; returns the size."""
-        return await put_file(self.vsock.connect, path, pieces, size=size, mode=mode)
-
-    def open_download(self, path: str) -> contextlib.AbstractAsyncContextManager[GuestFile]:
-        """Read ``path`` in the session piece by piece. Raises TransferError, MachineDied."""
-        return get_file(self.vsock.connect, path)
+        """Write a file of the host, or bytes, to ``path`` in the session; see `SessionFiles.upload`."""
+        return await self.files.upload(source, path, mode=mode)
 
     async def download(self, path: str, target: Path | None = None) -> bytes:
-        """Read ``path`` in the session into the file ``target`` (whole or not at all), or return its bytes."""
-        async with self.open_download(path) as file:
-            if target is None:
-                return b"".join([piece async for piece in file.pieces])
-            await _write_whole(target, file)
-        return b""
+        """Read ``path`` in the session; see `SessionFiles.download`."""
+        return await self.files.download(path, target)
 
     def on_agent_event(self, event: AgentEvent) -> None:
         """The engine hands over what the guest's agent told."""
@@ -184,40 +161,3 @@ class Session:
         """Close the streams to all kernels but the main one; the engine does the rest."""
         while self._connections:
             await self._connections.popitem()[1].aclose()
-
-
-@contextlib.contextmanager
-def _open_regular(path: Path) -> Generator[int]:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise TransferError(f"{path} cannot be read: {error.strerror}") from None
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise TransferError(f"{path} is not a regular file")
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-async def _pieces_from(descriptor: int) -> AsyncGenerator[bytes]:
-    while piece := await asyncio.to_thread(os.read, descriptor, PIECE):
-        yield piece
-
-
-async def _pieces_of(data: bytes) -> AsyncGenerator[bytes]:
-    for start in range(0, len(data), PIECE):
-        yield data[start : start + PIECE]
-
-
-async def _write_whole(target: Path, file: GuestFile) -> None:
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with partial.open("xb") as output:
-            async for piece in file.pieces:
-                await asyncio.to_thread(output.write, piece)
-        partial.replace(target)
-    except OSError as error:
-        raise TransferError(f"{target} cannot be written: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)

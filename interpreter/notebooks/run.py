@@ -253,7 +253,7 @@ class RunningNotebook:
     async def _write(self, path: str, ending: _Ending) -> _Ending:
         try:
             content = await asyncio.to_thread(as_file, self._notebook)
-            await self._live.session.upload(content, path)
+            await self._live.session.files.upload(content, path)
         except InterpreterError as error:
             return ending if ending.error else _Ending("failed", error.as_json())
         return ending
@@ -325,7 +325,7 @@ async def _context(sessions: Sessions, live: LiveSession, request: NotebookReque
 
 
 async def _read(live: LiveSession, path: str, limit: int) -> bytes:
-    async with live.session.open_download(path) as file:
+    async with live.session.files.open_download(path) as file:
         if file.size > limit:
             raise TooLarge(f"{path} has {file.size} bytes; a notebook may have {limit}")
         data = b"".join([piece async for piece in file.pieces])

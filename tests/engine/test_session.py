@@ -153,9 +153,9 @@ async def test_an_upload_of_unknown_size_arrives_whole_and_a_broken_one_not_at_a
         if broken:
             raise RuntimeError("the source failed")
 
-    assert await session.upload_stream(pieces(5, broken=False), "whole.bin") == 500_000
+    assert await session.files.upload_stream(pieces(5, broken=False), "whole.bin") == 500_000
     with pytest.raises(RuntimeError, match="the source failed"):
-        await session.upload_stream(pieces(5, broken=True), "half.bin")
+        await session.files.upload_stream(pieces(5, broken=True), "half.bin")
     assert (await session.execute("import os; [n for n in os.listdir('.') if 'half' in n]")).text == "[]"
 
 
