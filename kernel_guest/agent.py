@@ -14,7 +14,17 @@ import zmq
 from kernel_guest import archive, files, system, tree
 from kernel_guest.commands import RunningCommand, command_of
 from kernel_guest.context import MAIN, Context, NoKernel, Places
-from kernel_guest.frames import AGENT_VERSION, CHANNELS, Frame, FrameDecoder, FrameError, Kind, decode, encode
+from kernel_guest.frames import (
+    AGENT_VERSION,
+    CHANNELS,
+    CONTEXT_NAME,
+    Frame,
+    FrameDecoder,
+    FrameError,
+    Kind,
+    decode,
+    encode,
+)
 from kernel_guest.groups import Group
 from kernel_guest.processes import KernelIdentity, Zygote
 from kernel_guest.relay import channel_path, splice
@@ -24,7 +34,6 @@ _READ = 64 * 1024
 _MAX_STREAMS = 256
 _MAX_OPEN = 64 * 1024
 _MAX_CONTEXTS = 32
-_CONTEXT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Refused(Exception):
@@ -326,7 +335,7 @@ class Agent:
         return {"clock_ns": time.time_ns()}
 
     async def _open_context(self, name: str) -> int:
-        if not _CONTEXT_NAME.fullmatch(name) or name in self._contexts:
+        if not re.fullmatch(CONTEXT_NAME, name) or name in self._contexts:
             raise Refused("bad_request", "a context needs a short name of its own")
         if len(self._contexts) >= _MAX_CONTEXTS:
             raise Refused("too_many", f"a session has at most {_MAX_CONTEXTS} contexts")

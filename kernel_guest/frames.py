@@ -40,6 +40,9 @@ AGENT_PORT: Final = 1
 STDIN_WINDOW: Final = 256 * 1024
 """Bytes of input for a command that may be under way, not yet taken by it."""
 
+CONTEXT_NAME: Final = r"[A-Za-z0-9_-]{1,64}"
+"""What a context may be called: all of the name, as a regular expression."""
+
 CHANNELS: Final = ("shell", "control", "iopub", "stdin", "hb")
 
 

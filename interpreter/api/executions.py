@@ -5,12 +5,13 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from interpreter.api.answers import long_answer
 from interpreter.api.caller import CallerOf
+from interpreter.api.contexts import CONTEXT_PATTERN, ContextName
 from interpreter.api.events import MEDIA_TYPE, EventStream, journal_events, last_event, unless_gone, wants_events
 from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf
@@ -25,7 +26,6 @@ from interpreter.store.records import ExecutionRecord
 
 router = APIRouter(prefix="/v1/sessions/{session_id}", tags=["executions"])
 
-ContextName = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 _RESULT: JsonDict = {
     "execution_id": "0d6e…",
     "context_id": "main",
@@ -46,7 +46,7 @@ class ExecuteBody(BaseModel):
 
     code: str = Field(max_length=8_000_000)
     language: Literal["python"] = "python"
-    context_id: str = Field(default=MAIN, pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Which kernel runs it.")
+    context_id: str = Field(default=MAIN, pattern=CONTEXT_PATTERN, description="Which kernel runs it.")
     timeout: float | None = Field(
         default=None,
         gt=0,
@@ -104,7 +104,7 @@ class ContextBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"context_id": "second"}})
 
-    context_id: str = Field(default=MAIN, pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    context_id: str = Field(default=MAIN, pattern=CONTEXT_PATTERN)
 
 
 class ContextList(BaseModel):

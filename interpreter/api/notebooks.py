@@ -11,6 +11,7 @@ from pydantic.config import JsonDict
 
 from interpreter.api.answers import in_pieces, long_answer
 from interpreter.api.caller import CallerOf
+from interpreter.api.contexts import CONTEXT_PATTERN
 from interpreter.api.events import MEDIA_TYPE, EventStream, journal_events, unless_gone, wants_events
 from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf
@@ -78,7 +79,7 @@ class NotebookBody(BaseModel):
     )
     context_id: str | None = Field(
         default=None,
-        pattern=r"^[A-Za-z0-9_-]{1,64}$",
+        pattern=CONTEXT_PATTERN,
         description="Which kernel of `session_id` runs it, such as main. Without it one is started for the notebook "
         "and ended after it.",
     )

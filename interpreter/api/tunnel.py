@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
-from fastapi import APIRouter, Path, WebSocket
+from fastapi import APIRouter, WebSocket
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.websockets import WebSocketDisconnect
 
 from interpreter.api.caller import CallerOf
+from interpreter.api.contexts import ContextName
 from interpreter.api.problems import problems, refusal_of
 from interpreter.api.service import ServiceOf
 from interpreter.engine.kernel import KernelChange
@@ -18,7 +19,6 @@ from kernel_guest.frames import CHANNELS
 
 router = APIRouter(prefix="/v1/sessions/{session_id}/contexts/{context_id}", tags=["tunnels"])
 
-ContextName = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 # RFC 6455, section 7.4.1.
 _POLICY: Final = 1008
 _KERNEL_GONE: Final = 1011
