@@ -14,8 +14,10 @@ from typing import Final
 
 from interpreter.vm.programs import find_program
 
-NICE: Final = 10
-"""Of a machine, where the service has 0: against it each gets a tenth of a processor, among themselves equal shares."""
+NICE: Final = 5
+"""Of a machine, where the service has 0: against it each gets a third of its share, among themselves equal shares.
+
+Not more: other work of the host has 0 as well, and would leave a guest so little that it seems dead."""
 MACHINE_OOM_SCORE: Final = 500
 SERVICE_OOM_SCORE: Final = -500
 """Added to what the host's kernel reckons by when it has to end a process for its memory (proc(5), oom_score_adj)."""

@@ -48,8 +48,8 @@ async def test_a_machine_gets_little_while_the_service_works_and_as_much_as_anot
         for machine in machines:
             machine.kill()
             await machine.wait()
-    # By their weights the service gets nine times as much as each of them, and without them no more than each.
-    assert (max(shares) < WORK_SECONDS / 3) == behind, shares
+    # By their weights the service gets three times as much as each of them, and without them no more than each.
+    assert (max(shares) < WORK_SECONDS / 1.8) == behind, shares
     assert max(shares) < 3 * min(shares) + 0.1, shares
 
 
