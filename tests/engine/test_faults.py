@@ -25,9 +25,11 @@ from interpreter import (
     Settings,
     SnapshotDamaged,
 )
+from interpreter.device.fork import DeviceParent
 from interpreter.engine.renewal import Renewal
 from interpreter.engine.restore import Listeners, restore_guest
 from interpreter.templates.store import TemplateStore
+from interpreter.vm.system_calls import open_device_filter
 
 pytestmark = pytest.mark.machine
 
@@ -73,6 +75,15 @@ async def test_a_machine_that_ends_in_the_middle_of_a_cell_gives_kernel_died(
                 await anext(outputs)
         with pytest.raises(KernelDied):
             await session.execute("1")
+
+
+async def test_a_device_that_is_killed_ends_its_session_and_no_other(engine: Engine, session: Session) -> None:
+    async with engine.session(template=TEMPLATE) as other:
+        os.kill(other.device_pid, signal.SIGKILL)
+        with pytest.raises(KernelDied):
+            async with asyncio.timeout(20):
+                await other.execute("while True: pass")
+        assert (await session.execute("1")).text == "1"
 
 
 async def test_a_guest_that_never_answers_is_told_and_ended(engine: Engine, settings: Settings) -> None:
@@ -149,7 +160,10 @@ async def test_device_state_that_qemu_cannot_load_gives_a_clear_error(
     renewal = Renewal(hostname="broken")
     with (tmp_path / "devices").open("rb") as devices, pytest.raises(MachineStartFailed, match="refused the snapshot"):
         broken = replace(loaded, devices=devices.fileno())
-        async with restore_guest(settings, broken, renewal, Listeners(print, print)):
+        async with (
+            DeviceParent(open_device_filter) as devices,
+            restore_guest(settings, broken, devices, renewal, Listeners(print, print)),
+        ):
             pass
 
 
