@@ -56,6 +56,7 @@ def rows(figures: dict[str, float]) -> list[Row]:
         Row("vsock host to guest, against socket pair", figures["host_to_guest_ratio"], 0.7, 1.0, "x", True),
         Row("vsock echo of 64 bytes", figures["vsock_echo_s"] * 1000, 3.0, 1.0, "ms"),
         Row("anonymous memory after one cell", figures["anonymous_mb"], 110, 60, "MB"),
+        Row("memory of its vsock device's process", figures["device_mb"], 8, 6, "MB"),
         Row("host CPU of an idle session", figures["idle_cpu_percent"], 1.0, 0.2, "% of a core"),
     ]
 

@@ -43,6 +43,7 @@ async def measure(engine: Engine, template: str, progress: Progress) -> dict[str
         figures |= await round_trips(session)
         progress("vsock echo and throughput")
         figures |= await throughput(session)
+        figures["device_mb"] = private_mb(session.device_pid)
         progress(f"{CONNECTIONS} connections of {CONNECTION_BYTES >> 20} MB both ways")
         figures["fifty_connections_s"] = await many_connections(session)
     return figures
@@ -209,6 +210,15 @@ def cpu_seconds(pid: int) -> float:
     """User and system time of a process and its threads, from their run times in ns."""
     tasks = Path("/proc", str(pid), "task").glob("*/schedstat")
     return sum(int(task.read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
+
+
+def private_mb(pid: int) -> float:
+    """Memory of a process that no other shares; only root may look at a device's."""
+    try:
+        lines = Path("/proc", str(pid), "smaps_rollup").read_text(encoding="ascii").splitlines()
+    except PermissionError:
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) * 1024 / 1e6
 
 
 def anonymous_mb(pid: int) -> float:
