@@ -20,6 +20,7 @@ from interpreter.vsock.device import DEFAULT_WINDOW
 log = structlog.get_logger(__name__)
 
 _START_SECONDS: Final = 15.0
+_WORDS: Final = 2000
 _PAUSE: Final = 1.0
 """Seconds before a parent that ended is started anew."""
 
@@ -103,16 +104,16 @@ class DeviceParent:
                 status = await self._run()
             except Exception as error:
                 # Whatever it is, the next try may go well; who waits for a device meanwhile is told in time.
-                status = error
+                status = repr(error)
             if self._closing:
                 return
-            log.warning("the parent of vsock devices ended and is started anew", status=str(status))
+            log.warning("the parent of vsock devices ended and is started anew", status=status)
             await asyncio.sleep(_PAUSE)
             if self._closing:
                 return
 
-    async def _run(self) -> int:
-        """Run one process to its end; returns its status."""
+    async def _run(self) -> str:
+        """Run one process to its end; returns its status and last words."""
         loop = asyncio.get_running_loop()
         with ExitStack() as stack:
             ours, theirs = (
@@ -126,6 +127,8 @@ class DeviceParent:
                 *(sys.executable, "-P", "-m", "interpreter.device", str(theirs.fileno()), str(system_calls)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
+                # Not the service's own, which whoever reads that would then wait for longer than for the service.
+                stderr=asyncio.subprocess.PIPE,
                 pass_fds=(theirs.fileno(), system_calls),
                 start_new_session=True,
             )
@@ -135,7 +138,8 @@ class DeviceParent:
             assert self._channel is not None  # noqa: S101  (made on entering)
             self._channel.set_result(ours)
             try:
-                return await process.wait()
+                _, words = await process.communicate()
+                return f"exit status {process.returncode} {words.decode(errors='replace')[-_WORDS:]}".strip()
             finally:
                 self._channel = loop.create_future()
                 for answer in self._answers.values():

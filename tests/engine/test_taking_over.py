@@ -38,7 +38,7 @@ async def started_elsewhere(home: Path, settings: Settings) -> Place:
         "        with Places(Path(sys.argv[2])).new() as place:\n"
         f"            async with engine.session(template={TEMPLATE!r}, place=place) as session:\n"
         "                await session.execute('x = 41')\n"
-        "                print(place.name, place.folder, flush=True)\n"
+        "                print('PLACE', place.name, place.folder, flush=True)\n"
         "                await asyncio.Event().wait()\n"
         "asyncio.run(main())\n"
     )
@@ -46,7 +46,10 @@ async def started_elsewhere(home: Path, settings: Settings) -> Place:
         *(sys.executable, "-c", program, str(settings.home), str(home)), stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
-    name, folder = (await process.stdout.readline()).decode().split()
+    # Logs are there as well.
+    while not (line := (await process.stdout.readline()).decode()).startswith("PLACE"):
+        assert line, "the service ended"
+    _, name, folder = line.split()
     process.kill()
     await process.wait()
     return Place(name, Path(folder))
