@@ -190,10 +190,12 @@ class Agent:
         match body:
             case {"service": "kernel"}:
                 context = self._context_of(body)
-                context.running()
+                if not body.get("dead", False):
+                    context.running()
                 async with streams_of(connection) as (reader, writer):
                     try:
-                        await context.relay(self._zmq, reader, writer, iopub=bool(body.get("iopub", True)))
+                        iopub, dead = bool(body.get("iopub", True)), bool(body.get("dead", False))
+                        await context.relay(self._zmq, reader, writer, iopub=iopub, dead=dead)
                     except TimeoutError:
                         # By the streams: when they have let go of the connection nothing can be said on it any more.
                         silent = {"code": "kernel_silent", "message": "the kernel did not answer in time"}

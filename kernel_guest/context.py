@@ -105,16 +105,23 @@ class Context:
         writer: asyncio.StreamWriter,
         *,
         iopub: bool = True,
+        dead: bool = False,
     ) -> None:
-        """Relay between a stream and the kernel until the stream ends. Raises NoKernel, TimeoutError."""
-        self.running()
+        """Relay between a stream and the kernel until the stream ends; with ``dead`` also when there is none yet.
+
+        Raises NoKernel, TimeoutError.
+        """
+        alive = self._kernel is not None
+        if not dead:
+            self.running()
         if iopub:
             relay, self._spare = self._spare or Relay(zmq_context, self.folder), None
         else:
             relay = Relay(zmq_context, self.folder, iopub=False)
         self._relays.add(relay)
         try:
-            await relay.run(reader, writer, lambda: writer.write(encode(Frame(Kind.OK))))
+            answer = encode(Frame(Kind.OK, {} if alive else {"dead": True}))
+            await relay.run(reader, writer, lambda: writer.write(answer), alive=alive)
         finally:
             self._relays.discard(relay)
 

@@ -51,13 +51,22 @@ class Relay:
         self._resuming: asyncio.Task[None] | None = None
 
     async def run(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, when_ready: Callable[[], None]
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        when_ready: Callable[[], None],
+        *,
+        alive: bool = True,
     ) -> None:
-        """Relay until the stream ends. ``when_ready`` is called when no output can be missed any more."""
+        """Relay until the stream ends. ``when_ready`` is called when no output can be missed any more.
+
+        A kernel that is not ``alive`` is connected to when it is started.
+        """
         try:
-            if not self._streams:
-                self.connect()
-            await self.welcomed()
+            if alive:
+                if not self._streams:
+                    self.connect()
+                await self.welcomed()
             self._writer = writer
             when_ready()
             self._listen()

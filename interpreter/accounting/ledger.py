@@ -90,8 +90,8 @@ class Ledger:
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute(
-                "INSERT OR REPLACE INTO accounts SELECT id, tenant, template, ?, ? FROM sessions WHERE id = ?",
-                (account.cpu_ns, account.second, session_id),
+                "INSERT OR REPLACE INTO accounts SELECT id, tenant, template, ?, ?, ? FROM sessions WHERE id = ?",
+                (account.cpu_ns, account.second, account.second - self._offset, session_id),
             )
 
         await self._database.run(write)
@@ -102,14 +102,17 @@ class Ledger:
 
         def read(connection: sqlite3.Connection) -> sqlite3.Row | None:
             values = (session_id,)
-            return connection.execute("SELECT cpu_ns, sampled_at FROM accounts WHERE session_id = ?", values).fetchone()
+            return connection.execute("SELECT * FROM accounts WHERE session_id = ?", values).fetchone()
 
         row = await self._database.read(read)
         if row is None:
             # The service was killed in the moment between the session's start and its account's.
             await self.open_account(session_id, meter)
         else:
-            self._accounts[session_id] = _Account(meter, row["cpu_ns"], row["sampled_at"])
+            # By what has passed: the clock may have been set while no service was there.
+            elapsed = row["sampled_elapsed"]
+            second = row["sampled_at"] if elapsed is None else round(elapsed + self._offset)
+            self._accounts[session_id] = _Account(meter, row["cpu_ns"], second)
 
     async def close_account(self, session_id: str) -> None:
         """Count to the end and put the rows together. The machine must still be there for its last use to count.
@@ -135,7 +138,7 @@ class Ledger:
             second = self._second()
             rows = [row for key, account in accounts.items() if (row := account.due(key, readings[key], second))]
             if rows:
-                await self._database.run(lambda connection: _write(connection, rows))
+                await self._database.run(lambda connection: self._write(connection, rows))
             for row in rows:
                 accounts[row.session_id].count(row)
             for session_id in list(self._closed):
@@ -170,7 +173,7 @@ class Ledger:
         rows = self._closed[session_id]
 
         def write(connection: sqlite3.Connection) -> None:
-            _write(connection, rows)
+            self._write(connection, rows)
             # Compacted rows stand at negative minutes until the old ones are gone.
             connection.execute(_COMPACT, {"id": session_id})
             connection.execute("DELETE FROM usage WHERE session_id = ? AND second >= 0", (session_id,))
@@ -179,25 +182,25 @@ class Ledger:
         await self._database.run(write)
         del self._closed[session_id]
 
-
-def _write(connection: sqlite3.Connection, rows: list[Row]) -> None:
-    connection.executemany(
-        # A row without a second of its own meets the one before it; any, an older one after the clock was set back.
-        "INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET seconds = seconds + excluded.seconds,"
-        " cpu_ns = cpu_ns + excluded.cpu_ns, memory_bytes = max(memory_bytes, excluded.memory_bytes),"
-        " memory_byte_seconds = memory_byte_seconds + excluded.memory_byte_seconds,"
-        " billed_byte_seconds = billed_byte_seconds + excluded.billed_byte_seconds",
-        [
-            (
-                *(row.session_id, row.second, row.seconds, row.cpu_ns),
-                *(row.memory_bytes, row.memory_bytes * row.seconds),
-                max(row.memory_bytes, MINIMUM_BYTES) * row.seconds,
-            )
-            for row in rows
-        ],
-    )
-    # With the rows in one transaction: whoever goes on from here has written all that came before.
-    connection.executemany(
-        "UPDATE accounts SET cpu_ns = cpu_ns + ?, sampled_at = ? WHERE session_id = ?",
-        [(row.cpu_ns, row.second, row.session_id) for row in rows],
-    )
+    def _write(self, connection: sqlite3.Connection, rows: list[Row]) -> None:
+        connection.executemany(
+            # A row without a second of its own meets the one before it; any, an older one after the clock was set back.
+            "INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " seconds = seconds + excluded.seconds, cpu_ns = cpu_ns + excluded.cpu_ns,"
+            " memory_bytes = max(memory_bytes, excluded.memory_bytes),"
+            " memory_byte_seconds = memory_byte_seconds + excluded.memory_byte_seconds,"
+            " billed_byte_seconds = billed_byte_seconds + excluded.billed_byte_seconds",
+            [
+                (
+                    *(row.session_id, row.second, row.seconds, row.cpu_ns),
+                    *(row.memory_bytes, row.memory_bytes * row.seconds),
+                    max(row.memory_bytes, MINIMUM_BYTES) * row.seconds,
+                )
+                for row in rows
+            ],
+        )
+        # With the rows in one transaction: whoever goes on from here has written all that came before.
+        connection.executemany(
+            "UPDATE accounts SET cpu_ns = cpu_ns + ?, sampled_at = ?, sampled_elapsed = ? WHERE session_id = ?",
+            [(row.cpu_ns, row.second, row.second - self._offset, row.session_id) for row in rows],
+        )

@@ -26,6 +26,7 @@ class Readiness(BaseModel):
 
     status: Literal["ready", "full"]
     sessions: int
+    taking_back: int = Field(description="Sessions of before a restart that are not back yet.")
     pool: dict[str, int]
 
 
@@ -65,7 +66,12 @@ async def readyz(service: ServiceOf) -> Readiness:
     await service.check_ready()
     full = service.sessions.admission.waiting > 0
     ready = dict(service.sessions.pool.ready)
-    return Readiness(status="full" if full else "ready", sessions=len(service.sessions.live), pool=ready)
+    return Readiness(
+        status="full" if full else "ready",
+        sessions=len(service.sessions.live),
+        taking_back=len(service.sessions.awaited),
+        pool=ready,
+    )
 
 
 @router.get("/metrics", summary="Prometheus metrics", responses={**problems(), 200: {"content": {"text/plain": {}}}})

@@ -165,7 +165,7 @@ def answer(status: int, code: str, message: str, hint: str | None, headers: dict
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The ``responses`` of a route that may answer with these errors, besides those that every route has."""
-    every = {*statuses, 400, 401, 403, 422, 500}
+    every = {*statuses, 400, 401, 403, 422, 500, 503}
     return {status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in sorted(every)}
 
 

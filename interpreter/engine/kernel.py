@@ -37,10 +37,15 @@ class Kernel:
         self._control = control
         self._restarting = asyncio.Lock()
         self._exit_expected = False
-        self._over: tuple[KernelChange, int | None] | None = None
+        self._over: tuple[KernelChange, int | None] | None = ("died", None) if connection.is_dead else None
         # What a guest does writes the service's log.
         self._log_rate = Rate(1 / 60, 10)
         connection.on_misbehaved = self._misbehaved
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it has died, and was not restarted since."""
+        return self._over is not None
 
     @contextlib.contextmanager
     def watched(self, watcher: OnChange) -> Generator[None]:

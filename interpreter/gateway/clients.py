@@ -188,6 +188,9 @@ class KernelClients:
         self._tasks: set[asyncio.Task[None]] = set()
         kernel.connection.on_output = self._output
         kernel.watchers.append(self._changed)
+        if kernel.is_dead:
+            # It died under an earlier service, or while none was there.
+            self._changed("died", None)
 
     @property
     def connections(self) -> int:

@@ -22,6 +22,8 @@ class KernelChannels:
 
     def __init__(self, stream: FrameStream) -> None:
         self.on_left_out: OnLeftOut | None = None
+        self.dead = stream.opened.get("dead") is True
+        """Whether the kernel had died when they were opened, and none was started since."""
         self._stream = stream
 
     def share(self, room: Room) -> None:
@@ -57,9 +59,14 @@ class KernelChannels:
 
 
 @asynccontextmanager
-async def open_channels(connect: Connect, *, context: str = MAIN, iopub: bool = True) -> AsyncGenerator[KernelChannels]:
-    """Open channels to a context's kernel; without ``iopub`` all but its output. Raises GuestRefused, VsockError."""
-    async with open_service(connect, "kernel", limit=MAX_MESSAGE, context=context, iopub=iopub) as stream:
+async def open_channels(
+    connect: Connect, *, context: str = MAIN, iopub: bool = True, dead: bool = False
+) -> AsyncGenerator[KernelChannels]:
+    """Open channels to a context's kernel; without ``iopub`` all but its output.
+
+    With ``dead`` also to one that has died: they lead to the next one. Raises GuestRefused, VsockError.
+    """
+    async with open_service(connect, "kernel", limit=MAX_MESSAGE, context=context, iopub=iopub, dead=dead) as stream:
         yield KernelChannels(stream)
 
 

@@ -92,6 +92,11 @@ class KernelConnection:
         """Count what is under way in a room that is shared with the session's other streams."""
         self._channels.share(room)
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether there is no kernel behind it at the moment."""
+        return self._failure is not None
+
     async def send(self, channel: str, message: Message) -> None:
         """Send a message on shell, control or stdin. Raises KernelDied and what else ended the connection."""
         if self._failure is not None:
@@ -212,9 +217,14 @@ async def _whole(codec: Codec, message: RawMessage) -> Message:
 async def connect_kernel(
     connect: Connect, *, key: bytes, session: str, context: str = MAIN
 ) -> AsyncGenerator[KernelConnection]:
-    """Connect to a context's kernel through the guest's relay, which gives each stream an identity of its own."""
-    async with open_channels(connect, context=context) as channels:
+    """Connect to a context's kernel through the guest's relay, which gives each stream an identity of its own.
+
+    The kernel may have died; the connection then is that of the next one, which a restart starts.
+    """
+    async with open_channels(connect, context=context, dead=True) as channels:
         connection = KernelConnection(channels, Codec(key, session))
+        if channels.dead:
+            connection.kernel_died(KernelDied("the kernel has died", hint="Restart it; files are kept"))
         task = asyncio.create_task(connection.receive())
         try:
             yield connection

@@ -3,16 +3,18 @@
 import asyncio
 import contextlib
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Final
 
+from interpreter.accounting.meter import Meter
 from interpreter.clock import Clock
+from interpreter.engine.holding import HeldSession
 from interpreter.engine.session import Session
 from interpreter.errors import Conflict, HostError, InterpreterError
 from interpreter.gateway.clients import KernelClients
 from interpreter.sessions.admission import Ticket
 from interpreter.sessions.commands import Commands
 from interpreter.sessions.executions import Executions
-from interpreter.sessions.pool import HeldSession
 from interpreter.sessions.resources import MIB
 from interpreter.settings import Settings
 from interpreter.store.records import Front, Reason, SessionRecord, State, TimeoutMode
@@ -20,6 +22,15 @@ from interpreter.store.store import Store
 
 _WORDS_SECONDS: Final = 2.0
 _KILLED: Final = frozenset({"exit status 137", "exit status -9"})
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a session ends, and why."""
+
+    state: State
+    reason: Reason
+    message: str | None = None
 
 
 class LiveSession:
@@ -55,6 +66,11 @@ class LiveSession:
         self._changed = asyncio.Event()
 
     @property
+    def meter(self) -> Meter:
+        """What reads the counters of its processes."""
+        return Meter(self.session.machine_pid, self.session.device_pid, self.session.device_before_ns)
+
+    @property
     def held_bytes(self) -> int:
         """Memory that the service itself holds for it."""
         waiting = sum(kernel.connection.held for kernel in self.session.kernels.values())
@@ -67,6 +83,18 @@ class LiveSession:
             return True
         busy = self.clients.state == "busy" and not self._settings.cull_busy
         return busy or (self.clients.connections > 0 and not self._settings.cull_connected)
+
+    async def begin(self) -> None:
+        """It runs from now on. Raises HostError, DiskFull."""
+        now, elapsed = self._clock.now(), self._clock.elapsed()
+        await self.change(
+            state=State.RUNNING,
+            started_at=now,
+            started_elapsed=elapsed,
+            last_used_at=now,
+            used_elapsed=elapsed,
+            machine=self.held.place.name,
+        )
 
     async def change(self, **fields: object) -> None:
         """Change the record, in memory and in the database."""
@@ -118,8 +146,34 @@ class LiveSession:
         if self.record.state is not State.RUNNING:
             raise Conflict(f"the session is {self.record.state}", hint="Start another one")
 
-    async def wait_expired(self) -> None:
-        """Return when its time is up."""
+    async def wait_end(self) -> End | None:
+        """Return why it ends by itself, when it does; None when somebody else has ended it."""
+        interval, patience = self._settings.health_interval, self._settings.health_timeout
+        expired = asyncio.create_task(self._wait_expired())
+        unhealthy = asyncio.create_task(self._wait_unhealthy(interval, patience))
+        ended = asyncio.create_task(self.ended.wait())
+        broken = asyncio.ensure_future(asyncio.shield(self.held.ending.error))
+        shut_down = asyncio.create_task(self.clients.shut_down.wait())
+        waiting = (expired, unhealthy, ended, broken, shut_down)
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(waiting)
+        if not broken.cancelled():
+            reason, message = await self._cause_of_end(broken.result())
+            return End(State.FAILED, reason, message)
+        if not unhealthy.cancelled():
+            return End(State.FAILED, Reason.CRASH, str(unhealthy.result()))
+        if not expired.cancelled():
+            expired.result()
+            return End(State.STOPPED, Reason.TIMEOUT)
+        if not shut_down.cancelled():
+            return End(State.STOPPED, Reason.USER)
+        return None
+
+    async def _wait_expired(self) -> None:
         while True:
             if self.is_used and self.record.timeout_mode is TimeoutMode.IDLE:
                 self.touch()
@@ -143,7 +197,7 @@ class LiveSession:
             return record.expires_at - self._clock.now()
         return counted_from + record.timeout_seconds - self._clock.elapsed()
 
-    async def wait_unhealthy(self, interval: float, timeout: float) -> InterpreterError:
+    async def _wait_unhealthy(self, interval: float, timeout: float) -> InterpreterError:
         """Ask the guest for a sign of life every ``interval`` seconds; returns why there was none."""
         saved = self.record.last_used_at
         while True:
@@ -158,7 +212,7 @@ class LiveSession:
                 with contextlib.suppress(HostError):
                     await self._store.save(self.record)
 
-    async def cause_of_end(self, error: InterpreterError) -> tuple[Reason, str]:
+    async def _cause_of_end(self, error: InterpreterError) -> tuple[Reason, str]:
         """Why it ended by itself, and in words. ``error`` is what was noticed first: the machine may know better."""
         words = await self.session.machine_words(timeout=_WORDS_SECONDS)
         if words is None:

@@ -49,13 +49,13 @@ class Supervisor:
         """What does not work at the moment, by its name, and why."""
         return self._down
 
-    def keep(self, name: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+    def keep(self, name: str, work: Callable[[], Awaitable[None]], *, for_all: bool = True) -> asyncio.Task[None]:
         """Do work until the task is cancelled, or it returns by itself.
 
         When it raises it is begun anew, after a pause that doubles each time. It counts as down from then until it has
-        run for as long as that pause.
+        run for as long as that pause, unless it is not ``for_all`` but for one session.
         """
-        return self._own(self._keep(name, work), name)
+        return self._own(self._keep(name, work, for_all), name)
 
     def run(self, name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Do work once. Its error is logged, and raised by the task for whoever waits for it."""
@@ -66,7 +66,7 @@ class Supervisor:
         task.cancel()
         await asyncio.wait({task})
 
-    async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+    async def _keep(self, name: str, work: Callable[[], Awaitable[None]], for_all: bool) -> None:
         pause = FIRST_PAUSE
         try:
             while True:
@@ -75,7 +75,7 @@ class Supervisor:
                 try:
                     await work()
                 except asyncio.CancelledError as error:
-                    if _is_cancelled():
+                    if is_cancelled():
                         raise
                     # Not this work was cancelled but something that it waited for.
                     failure = error
@@ -87,7 +87,8 @@ class Supervisor:
                 if failure is None:
                     return
                 pause = FIRST_PAUSE if recovered else pause
-                self._down[name] = cause_of(failure)
+                if for_all:
+                    self._down[name] = cause_of(failure)
                 log.error("work in the background failed", work=name, again_in=pause, exc_info=failure)
                 await self._clock.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
@@ -123,6 +124,7 @@ def cause_of(error: BaseException) -> str:
     return f"{name}: {error}"[:_MAX_CAUSE] if isinstance(error, OSError | sqlite3.Error) else name
 
 
-def _is_cancelled() -> bool:
+def is_cancelled() -> bool:
+    """Whether this task is cancelled; else a CancelledError is that of something it waited for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -94,7 +94,12 @@ CREATE INDEX executions_not_done ON executions (session_id) WHERE state != 'done
 """
 
 
-_STEPS: Final = (_FIRST, _SECOND)
+_THIRD: Final = """
+-- As `sampled_at`, in seconds since the host was started: what has passed since does not depend on the clock.
+ALTER TABLE accounts ADD COLUMN sampled_elapsed REAL;
+"""
+
+_STEPS: Final = (_FIRST, _SECOND, _THIRD)
 _INCREMENTAL: Final = 2
 
 

@@ -37,6 +37,14 @@ class ResultLimits:
     size: int = 100_000_000
 
 
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """Sessions that are not over, and how many more there are whose records cannot be read."""
+
+    records: list[SessionRecord]
+    unreadable: int
+
+
 class Store:
     """Reads and writes records. One that cannot be read is told in the log, and is as if it were not there."""
 
@@ -99,12 +107,13 @@ class Store:
 
         return await self.database.read(read)
 
-    async def unfinished(self) -> list[SessionRecord]:
+    async def unfinished(self) -> Unfinished:
         """All sessions that are not over."""
 
-        def read(connection: sqlite3.Connection) -> list[SessionRecord]:
-            rows = connection.execute("SELECT * FROM sessions WHERE state NOT IN (?, ?)", OVER)
-            return [record for row in rows if (record := _session(row, row["variables"])) is not None]
+        def read(connection: sqlite3.Connection) -> Unfinished:
+            rows = connection.execute("SELECT * FROM sessions WHERE state NOT IN (?, ?)", OVER).fetchall()
+            records = [record for row in rows if (record := _session(row, row["variables"])) is not None]
+            return Unfinished(records, len(rows) - len(records))
 
         return await self.database.read(read)
 

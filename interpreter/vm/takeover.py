@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from interpreter.errors import MachineDied, MachineError
+from interpreter.errors import KernelError, MachineDied, MachineError, VsockError
 from interpreter.vm.channels import CONTROL, DOORBELL, connect
 from interpreter.vm.machine import Machine
 from interpreter.vm.qmp import Qmp, connect_qmp
 from interpreter.vm.record import MachineRecord, Process, boot_id, open_process, read_record
 
+MACHINES_OWN: Final = (MachineError, VsockError, KernelError)
+"""Errors that are a machine's own, or its guest's. All others are of the process that has to do with it."""
 _ANSWER_SECONDS: Final = 10.0
 _QUIT_SECONDS: Final = 2.0
 
@@ -44,8 +46,8 @@ def find_machine(folder: Path) -> FoundMachine | None:
 async def take_over(found: FoundMachine) -> AsyncGenerator[Machine]:
     """Take a machine over, halted and without its vsock device, and kill it when the block is left.
 
-    The guest is not asked, so it does not matter what it does. When the block is left by an OSError, an error of this
-    process's own, the machine stays for another try. Raises MachineDied when it does not answer.
+    The guest is not asked, so it does not matter what it does. When the block is left by an error that is not the
+    machine's own, it stays for another try. Raises MachineDied when it does not answer.
     """
     async with AsyncExitStack() as stack:
         pidfd = open_process(found.record.qemu)
@@ -54,8 +56,8 @@ async def take_over(found: FoundMachine) -> AsyncGenerator[Machine]:
         stay = False
         try:
             yield await stack.enter_async_context(_taken_over(found, pidfd, ended))
-        except OSError:
-            stay = True
+        except BaseException as error:
+            stay = not isinstance(error, MACHINES_OWN)
             raise
         finally:
             if not stay:

@@ -119,6 +119,22 @@ async def test_when_the_clock_is_set_what_passed_is_billed_once(database: Databa
         assert {point.second for point in series} >= {103_560 // 60 * 60}
 
 
+@pytest.mark.parametrize("step", [0.0, 3600.0, -3600.0])
+async def test_a_clock_that_was_set_while_no_service_was_there_changes_nothing(database: Database, step: float) -> None:
+    clock, meter = StillClock(100_000.2), Counter()
+    await add(database)
+    first = Ledger(database, clock)
+    await first.open_account("s", meter)
+    clock.seconds, meter.now = 100_001.2, Reading(1_000_000_000, 1)
+    await first.sample()
+    # Killed here; the machine goes on for nine seconds.
+    clock.seconds, clock.step, meter.now = 100_010.2, step, Reading(3_000_000_000, 1)
+    second = Ledger(database, clock)
+    await second.resume_account("s", meter)
+    await second.sample()
+    assert await total(database) == (10, 3.0)
+
+
 async def test_what_the_database_could_not_take_is_counted_later(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

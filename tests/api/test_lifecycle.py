@@ -166,11 +166,37 @@ async def test_a_dead_machine_of_the_pool_is_not_handed_out(engine: Engine, sett
         async with asyncio.timeout(SECONDS):
             while pool.ready["base"] < 1:
                 await settled()
-        (held,) = pool._ready["base"]
-        os.kill(held.session.machine_pid, signal.SIGKILL)
+        (ready,) = pool._ready["base"]
+        os.kill(ready.held.session.machine_pid, signal.SIGKILL)
         async with asyncio.timeout(SECONDS):
-            await asyncio.shield(held.ending.error)
+            await asyncio.shield(ready.held.ending.error)
+        assert pool.ready["base"] == 0
         assert await api.printed(await api.new(), "print(1)") == "1\n"
+        # Without anybody having asked for it.
+        async with asyncio.timeout(SECONDS):
+            while pool.ready["base"] < 1:
+                await settled()
+
+
+async def test_machines_of_the_pool_outlive_silence(
+    engine: Engine, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A guest that hears nothing for ten health intervals ends its machine.
+    monkeypatch.setattr("interpreter.engine.engine._ORPHANED_SECONDS", 1.0)
+    home = own_home(settings, tmp_path / "home")
+    own_settings = Settings(home=home, default_template="base", pool={"base": 1}, health_interval=1.0)
+    async with serve(own_settings) as api:
+        pool = api.service.sessions.pool
+        async with asyncio.timeout(SECONDS):
+            while pool.ready["base"] < 1:
+                await settled()
+        (ready,) = pool._ready["base"]
+        # No event tells of what must not happen.
+        await asyncio.wait({ready.held.ending.error}, timeout=20)
+        assert not ready.held.has_ended
+        assert Path(f"/proc/{ready.held.session.machine_pid}").exists()
+        seen = await api.client.get("/readyz")
+        assert (seen.status_code, seen.json()["pool"]) == (200, {"base": 1})
 
 
 async def test_limits_refuse_with_retry_after_and_the_queue_waits(

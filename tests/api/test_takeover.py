@@ -22,10 +22,12 @@ pytestmark = pytest.mark.machine
 
 
 @asynccontextmanager
-async def serving(home: Path, **more: str) -> AsyncGenerator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
+async def serving(
+    home: Path, program: str = "from interpreter.cli import main; main()", **more: str
+) -> AsyncGenerator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
     """`interpreter serve` as a process of its own, on a free port; killed at the end when it still runs."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", "from interpreter.cli import main; main()", "serve", "--port", "0"),
+        *(sys.executable, "-c", program, "serve", "--port", "0"),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
@@ -125,6 +127,67 @@ async def test_after_a_kill_sessions_go_on_and_nothing_is_counted_twice(
             assert await process.wait() == 0
     assert machines(home) == []
     assert qemu_pids(home) == {}
+
+
+async def test_after_a_kill_sessions_with_dead_kernels_are_there_with_their_files(
+    engine: Engine, settings: Settings, tmp_path: Path
+) -> None:
+    home = own_home(settings, tmp_path / "home")
+    async with serving(home) as (process, client):
+        without_main, without_two = await new(client), await new(client)
+        for session_id, context in ((without_main, "main"), (without_two, "two")):
+            url = f"/v1/sessions/{session_id}"
+            await client.put(f"{url}/files/content", params={"path": "file"}, content=b"stays")
+            if context != "main":
+                await client.post(f"{url}/contexts", json={"context_id": context})
+            died = await run(client, session_id, "import os\nos._exit(3)", context_id=context)
+            assert died["status"] == "kernel_died"
+        await run(client, without_two, "x = 41")
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+    async with serving(home) as (_, client):
+        for session_id, context in ((without_main, "main"), (without_two, "two")):
+            url = f"/v1/sessions/{session_id}"
+            got = await client.get(f"{url}/files/content", params={"path": "file"})
+            assert (got.status_code, got.content) == (200, b"stays")
+            dead = await run(client, session_id, "1", context_id=context)
+            assert (dead["status"], dead["error"]["code"]) == ("kernel_died", "kernel_died")
+            restarted = await client.post(f"{url}/restart", json={"context_id": context})
+            assert restarted.status_code == 204, restarted.text
+            result = await run(client, session_id, "20 + 22", context_id=context)
+            assert result["outputs"][0]["data"]["text/plain"] == "42"
+        assert (await run(client, without_two, "x + 1"))["outputs"][0]["data"]["text/plain"] == "42"
+
+
+async def test_sigterm_lets_commands_and_transfers_end(engine: Engine, settings: Settings, tmp_path: Path) -> None:
+    home = own_home(settings, tmp_path / "home")
+    async with serving(home, INTERPRETER_DRAIN_SECONDS="60") as (process, client):
+        url = f"/v1/sessions/{await new(client)}"
+        stopping, begun = asyncio.Event(), asyncio.Event()
+
+        async def pieces() -> AsyncGenerator[bytes]:
+            yield b"first "
+            begun.set()
+            await stopping.wait()
+            yield b"last"
+
+        command = {"command": "until [ -e file ]; do sleep 0.1; done; cat file"}
+        running = asyncio.create_task(client.post(f"{url}/commands", json=command))
+        upload = client.put(f"{url}/files/content", params={"path": "file"}, content=pieces())
+        uploading = asyncio.create_task(upload)
+        await begun.wait()
+        async with asyncio.timeout(SECONDS):
+            while not (await client.get(f"{url}/commands")).json()["commands"]:
+                continue
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(SECONDS):
+            while (await client.post("/v1/sessions", json={})).json().get("error", {}).get("code") != "draining":
+                continue
+        stopping.set()
+        assert (await uploading).status_code == 201
+        assert (await running).json()["stdout"] == "first last"
+        async with asyncio.timeout(SECONDS):
+            assert await process.wait() == 0
 
 
 async def test_sigterm_lets_a_running_cell_end_and_refuses_new_work(

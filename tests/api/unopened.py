@@ -24,7 +24,7 @@ async def unopened_app(settings: Settings) -> AsyncGenerator[FastAPI]:
     clock = SystemClock()
     async with open_database(settings.database) as database, Supervisor(clock) as supervisor:
         store, engine = Store(database), Engine(settings)
-        sessions = Sessions(settings, engine, store, Ledger(database, clock), clock)
+        sessions = Sessions(settings, engine, store, Ledger(database, clock), clock, supervisor)
         usage = UsageReader(database, Rates(0, 0))
         app = create_app(Service(settings, engine, sessions, store, usage, supervisor, clock.now()))
         async with mount_mcp(app):

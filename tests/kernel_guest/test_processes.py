@@ -55,8 +55,13 @@ async def test_without_a_kernel_streams_and_interrupts_are_refused_until_a_resta
     with pytest.raises(GuestRefused) as interrupt:
         await guest.call("interrupt")
     assert {stream.value.guest_code, interrupt.value.guest_code} == {"no_kernel"}
-    await guest.call("restart")
+    # One who can wait gets a stream that leads to the next kernel.
     async with guest.kernel() as kernel:
+        assert kernel.connection.is_dead
+        with pytest.raises(KernelDied):
+            await kernel.execute("1")
+        await guest.call("restart")
+        kernel.connection.kernel_restarted()
         assert await kernel.printed("print(2)") == "2\n"
 
 

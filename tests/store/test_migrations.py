@@ -17,7 +17,7 @@ from interpreter.store.migrations import copy_of
 from interpreter.store.paging import Page
 from interpreter.store.store import Store
 
-NEWEST = 2
+NEWEST = 3
 FORM_1 = """
 CREATE TABLE sessions (
     id TEXT PRIMARY KEY, tenant TEXT NOT NULL, template TEXT NOT NULL, state TEXT NOT NULL,
@@ -106,7 +106,7 @@ async def test_all_that_was_there_is_there_in_the_newest_form(form_1: Path) -> N
         assert new is not None
         assert (old.name, old.stopped_at, old.env) == ("mine", 9.0, {"TOKEN": ""})
         assert (new.env, new.contexts) == ({"TOKEN": "fresh"}, ["main"])
-        assert [one.id for one in await store.unfinished()] == ["new"]
+        assert [one.id for one in (await store.unfinished()).records] == ["new"]
         listed, _ = await store.list_executions("old", Page())
         assert {(one.id, one.state, one.ended_at) for one in listed} == {("e1", "done", 4.0), ("e2", "running", None)}
         found = await store.find_execution("old", "e1")

@@ -36,7 +36,7 @@ class Hourly:
 
 async def account(database: Database, session_id: str, sampled_at: float) -> None:
     def write(connection: sqlite3.Connection) -> None:
-        connection.execute("INSERT INTO accounts VALUES (?, 't', 'base', 0, ?)", (session_id, int(sampled_at)))
+        connection.execute("INSERT INTO accounts VALUES (?, 't', 'base', 0, ?, NULL)", (session_id, int(sampled_at)))
         connection.execute("INSERT INTO usage VALUES (?, ?, 1, 1, 1, 1, 1)", (session_id, int(sampled_at)))
 
     await database.run(write)

@@ -42,7 +42,7 @@ async def test_the_values_of_variables_are_there_while_it_lives_and_not_in_lists
     secret = session(env={"TOKEN": "hunter2"})
     await store.save(secret)
     assert await store.find("s") == secret
-    assert await store.unfinished() == [secret]
+    assert (await store.unfinished()).records == [secret]
     records, _ = await store.page(Page())
     assert [record.env for record in records] == [{"TOKEN": ""}]
 
@@ -68,7 +68,9 @@ async def test_a_record_that_cannot_be_read_costs_itself_alone(store: Store, con
         await store.save(session(name))
     await spoil(store.database, "bad", content)
     with structlog.testing.capture_logs() as logs:
-        assert {record.id for record in await store.unfinished()} == {"good", "fine"}
+        unfinished = await store.unfinished()
+        assert {record.id for record in unfinished.records} == {"good", "fine"}
+        assert unfinished.unreadable == 1
         assert {record.id for record in (await store.page(Page()))[0]} == {"good", "fine"}
         assert await store.find("bad") is None
     assert [entry["session"] for entry in logs] == ["bad"] * 3

@@ -11,6 +11,8 @@ from interpreter.api.jupyter.models import (
     KernelId,
     KernelModel,
     NewKernel,
+    awaited_kernel_model,
+    awaited_of,
     kernel_model,
     kernel_of,
     kernels_of,
@@ -30,7 +32,8 @@ _ALWAYS_ALLOWED = "KERNEL_"
 @router.get("", summary="List kernels", responses=problems())
 async def kernels(caller: CallerOf, service: ServiceOf) -> list[KernelModel]:
     """Every session that runs, whatever it was made through."""
-    return [kernel_model(live) for live in kernels_of(service, caller)]
+    awaited = [awaited_kernel_model(record) for record in awaited_of(service, caller)]
+    return [*(kernel_model(live) for live in kernels_of(service, caller)), *awaited]
 
 
 @router.post(

@@ -11,7 +11,7 @@ from interpreter.api.service import Service
 from interpreter.errors import Conflict, NotFound
 from interpreter.gateway.clients import KernelState
 from interpreter.sessions.live import LiveSession
-from interpreter.store.records import Notebook, State
+from interpreter.store.records import Notebook, SessionRecord, State
 
 KernelId = Annotated[str, Path(max_length=100, examples=["5f0c1f7e-1d4b-4b5f-9a0e-6f1b2c3d4e5f"])]
 """A session's id in the form of a UUID, as Jupyter's clients want it."""
@@ -83,11 +83,22 @@ def kernel_model(live: LiveSession) -> KernelModel:
     )
 
 
-def session_model(live: LiveSession, notebook: Notebook) -> SessionModel:
+def awaited_kernel_model(record: SessionRecord) -> KernelModel:
+    """A session that is being taken back after a restart of the service, as Jupyter's clients see it."""
+    return KernelModel(
+        id=record.kernel_id,
+        name=record.template,
+        last_activity=time_text(record.last_used_at),
+        execution_state="starting",
+        connections=0,
+    )
+
+
+def session_model(kernel: KernelModel, notebook: Notebook) -> SessionModel:
     """One of the notebooks that use a kernel."""
     return SessionModel(
         **notebook.model_dump(),
-        kernel=kernel_model(live),
+        kernel=kernel,
         notebook=NotebookModel(path=notebook.path, name=notebook.name),
     )
 
@@ -112,6 +123,11 @@ def kernels_of(service: Service, caller: Caller) -> list[LiveSession]:
         for live in service.sessions.live
         if live.record.tenant == caller.tenant and live.record.state is State.RUNNING
     ]
+
+
+def awaited_of(service: Service, caller: Caller) -> list[SessionRecord]:
+    """All kernels of a caller that are being taken back."""
+    return [record for record in service.sessions.awaited if record.tenant == caller.tenant]
 
 
 def time_text(seconds: float) -> str:

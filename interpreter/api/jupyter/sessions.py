@@ -1,6 +1,7 @@
 """Jupyter's sessions: which notebook, console or file uses which kernel. Kept with the kernel's session."""
 
 import asyncio
+import contextlib
 import uuid
 from typing import Any
 from weakref import WeakValueDictionary
@@ -10,7 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from interpreter.api.caller import Caller, CallerOf
 from interpreter.api.jupyter.kernels import start_kernel
-from interpreter.api.jupyter.models import NewKernel, SessionModel, kernel_of, kernels_of, session_model
+from interpreter.api.jupyter.models import (
+    NewKernel,
+    SessionModel,
+    awaited_kernel_model,
+    awaited_of,
+    kernel_model,
+    kernel_of,
+    kernels_of,
+    session_model,
+)
 from interpreter.api.problems import problems
 from interpreter.api.service import Service, ServiceOf
 from interpreter.errors import InvalidRequest, NotFound
@@ -55,7 +65,9 @@ class SessionBody(BaseModel):
 @router.get("", summary="List Jupyter sessions", responses=problems())
 async def sessions(caller: CallerOf, service: ServiceOf) -> list[SessionModel]:
     """All notebooks that use a kernel."""
-    return [session_model(live, notebook) for live in kernels_of(service, caller) for notebook in live.record.notebooks]
+    kernels = [(kernel_model(live), live.record) for live in kernels_of(service, caller)]
+    kernels += [(awaited_kernel_model(record), record) for record in awaited_of(service, caller)]
+    return [session_model(kernel, notebook) for kernel, record in kernels for notebook in record.notebooks]
 
 
 @router.post("", status_code=201, summary="Start a Jupyter session", responses=problems(404, 429, 503, 504, 507))
@@ -66,27 +78,26 @@ async def start(caller: CallerOf, service: ServiceOf, wanted: SessionBody, respo
         raise InvalidRequest("a session has a path and a type")
     # Front ends may ask twice at once: the second is to find what the first has begun.
     async with _starting.setdefault((caller.tenant, about["path"], about["type"]), asyncio.Lock()):
-        for live in kernels_of(service, caller):
-            for notebook in live.record.notebooks:
-                if notebook.path == about["path"] and notebook.type == about["type"]:
-                    return session_model(live, notebook)
+        if found := await _search(service, caller, {"path": about["path"], "type": about["type"]}):
+            return session_model(kernel_model(found[0]), found[1])
         live = await _kernel(service, caller, wanted.kernel or KernelChoice())
         notebook = Notebook(id=str(uuid.uuid4()), **{"name": "", **about})
         await live.change(notebooks=[*live.record.notebooks, notebook])
     response.headers["Location"] = f"/api/sessions/{notebook.id}"
-    return session_model(live, notebook)
+    return session_model(kernel_model(live), notebook)
 
 
 @router.get("/{session_id}", summary="Look at a Jupyter session", responses=problems(404))
 async def look(caller: CallerOf, service: ServiceOf, session_id: str) -> SessionModel:
     """One of them."""
-    return session_model(*_find(service, caller, session_id))
+    live, notebook = await _find(service, caller, session_id)
+    return session_model(kernel_model(live), notebook)
 
 
 @router.patch("/{session_id}", summary="Change a Jupyter session", responses=problems(404, 429, 503, 504, 507))
 async def change(caller: CallerOf, service: ServiceOf, session_id: str, wanted: SessionBody) -> SessionModel:
     """The notebook was renamed, or gets another kernel."""
-    live, notebook = _find(service, caller, session_id)
+    live, notebook = await _find(service, caller, session_id)
     changed = notebook.model_copy(update=wanted.about())
     target = live
     if wanted.kernel is not None and (wanted.kernel.id or wanted.kernel.name):
@@ -100,13 +111,13 @@ async def change(caller: CallerOf, service: ServiceOf, session_id: str, wanted: 
         if live.record.front is Front.JUPYTER and not others:
             # As Jupyter Server does: nobody can get at the old kernel any more.
             await service.sessions.stop(caller.tenant, live.record.id)
-    return session_model(target, changed)
+    return session_model(kernel_model(target), changed)
 
 
 @router.delete("/{session_id}", status_code=204, summary="End a Jupyter session", responses=problems(404))
 async def end(caller: CallerOf, service: ServiceOf, session_id: str) -> None:
     """Shut its kernel down, as Jupyter Server does."""
-    live, _ = _find(service, caller, session_id)
+    live, _ = await _find(service, caller, session_id)
     await service.sessions.stop(caller.tenant, live.record.id)
 
 
@@ -116,9 +127,20 @@ async def _kernel(service: Service, caller: Caller, choice: KernelChoice) -> Liv
     return await start_kernel(service, caller, NewKernel(name=choice.name))
 
 
-def _find(service: Service, caller: Caller, session_id: str) -> tuple[LiveSession, Notebook]:
+async def _search(service: Service, caller: Caller, about: dict[str, str]) -> tuple[LiveSession, Notebook] | None:
+    """The notebook of which all this is true, and its kernel; one that is being taken back is waited for."""
+    for record in awaited_of(service, caller):
+        if any(about.items() <= notebook.model_dump().items() for notebook in record.notebooks):
+            with contextlib.suppress(NotFound):
+                await kernel_of(service, caller, record.id)
     for live in kernels_of(service, caller):
         for notebook in live.record.notebooks:
-            if notebook.id == session_id:
+            if about.items() <= notebook.model_dump().items():
                 return live, notebook
+    return None
+
+
+async def _find(service: Service, caller: Caller, session_id: str) -> tuple[LiveSession, Notebook]:
+    if found := await _search(service, caller, {"id": session_id}):
+        return found
     raise NotFound(f"there is no Jupyter session {session_id[:64]!r}")
