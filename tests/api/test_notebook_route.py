@@ -356,8 +356,8 @@ async def test_bad_input_gives_one_clear_error(
     [
         (b"", 422),
         (b"{", 422),
-        (b'{"notebook": ' + b"[" * 100_000, 422),
-        (b'{"notebook": {"nbformat": 4, "cells": [' + b"[]," * 2_000_000, 422),
+        (b'{"notebook": ' + b"[" * 100_000, 413),
+        (b'{"notebook": {"nbformat": 4, "cells": [' + b"[]," * 2_000_000, 413),
         (b'{"notebook": {"nbformat": ' + b"9" * 5000 + b"}}", 422),
         (b'{"notebook": "\xff"}', 422),
         (b'{"notebook": {"nbformat": 4, "metadata": {"a": "\\ud800"}}}', 422),
