@@ -15,14 +15,14 @@ from interpreter.api import (
     operations,
     problems,
     sessions,
-    tracing,
     tunnel,
     usage,
 )
-from interpreter.api.caller import CallerMiddleware
+from interpreter.api.http import tracing
+from interpreter.api.http.caller import CallerMiddleware
+from interpreter.api.http.limits import BodyLimitMiddleware
 from interpreter.api.jupyter import channels, kernels, kernelspecs, status
 from interpreter.api.jupyter import sessions as jupyter_sessions
-from interpreter.api.limits import BodyLimitMiddleware
 from interpreter.api.metrics import Metrics, MetricsMiddleware
 from interpreter.api.service import Service
 from interpreter.clock import Clock, SystemClock

@@ -8,8 +8,8 @@ from fastapi import APIRouter, WebSocket
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.websockets import WebSocketDisconnect
 
-from interpreter.api.caller import CallerOf
 from interpreter.api.contexts import ContextName
+from interpreter.api.http.caller import CallerOf
 from interpreter.api.problems import problems, refusal_of
 from interpreter.api.service import ServiceOf
 from interpreter.engine.kernel import KernelChange

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel
 
 from interpreter.accounting.usage import GroupBy, Usage, UsageGroup, UsagePoint
-from interpreter.api.caller import CallerOf
+from interpreter.api.http.caller import CallerOf
 from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf
 from interpreter.errors import InvalidRequest

@@ -8,8 +8,8 @@ import socket
 from rich.markup import escape
 
 from interpreter.api.app import create_app, open_service
-from interpreter.api.descriptors import raise_limit, room_for_connections
-from interpreter.api.server import new_server
+from interpreter.api.http.descriptors import raise_limit, room_for_connections
+from interpreter.api.http.server import new_server
 from interpreter.cli.logs import configure as configure_logging
 from interpreter.cli.terminal import err
 from interpreter.errors import ConfigurationError

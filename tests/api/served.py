@@ -13,7 +13,7 @@ import httpx
 
 from interpreter import Settings
 from interpreter.api.app import create_app, open_service
-from interpreter.api.server import new_server
+from interpreter.api.http.server import new_server
 from interpreter.api.service import Service
 from interpreter.clock import Clock
 

@@ -18,9 +18,9 @@ from pydantic import SecretStr
 from unopened import unopened_app
 
 from interpreter import ConfigurationError, Settings
-from interpreter.api import connections, server
-from interpreter.api.descriptors import RESERVE, room_for_connections
-from interpreter.api.server import new_server
+from interpreter.api.http import connections, server
+from interpreter.api.http.descriptors import RESERVE, room_for_connections
+from interpreter.api.http.server import new_server
 
 KEY = "0123456789abcdef"
 SECONDS = 20.0

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from interpreter.api.tracing import TracingMiddleware, is_configured
+from interpreter.api.http.tracing import TracingMiddleware, is_configured
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 

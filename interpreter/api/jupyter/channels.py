@@ -8,7 +8,7 @@ import structlog
 from fastapi import APIRouter, Query, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from interpreter.api.caller import CallerOf
+from interpreter.api.http.caller import CallerOf
 from interpreter.api.jupyter.models import KernelId, kernel_of
 from interpreter.api.problems import refusal_of
 from interpreter.api.service import ServiceOf

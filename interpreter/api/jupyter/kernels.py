@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Response
 
-from interpreter.api.caller import Caller, CallerOf
+from interpreter.api.http.caller import Caller, CallerOf
 from interpreter.api.jupyter.kernelspecs import ANY_PYTHON
 from interpreter.api.jupyter.models import (
     KernelId,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 
-from interpreter.api.caller import Caller
+from interpreter.api.http.caller import Caller
 from interpreter.api.service import Service
 from interpreter.errors import Conflict, NotFound
 from interpreter.gateway.clients import KernelState

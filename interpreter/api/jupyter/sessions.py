@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from interpreter.api.caller import Caller, CallerOf
+from interpreter.api.http.caller import Caller, CallerOf
 from interpreter.api.jupyter.kernels import start_kernel
 from interpreter.api.jupyter.models import (
     NewKernel,

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from interpreter.api.caller import CallerOf
+from interpreter.api.http.caller import CallerOf
 from interpreter.api.jupyter.models import kernels_of, time_text
 from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf

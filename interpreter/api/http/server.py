@@ -16,8 +16,8 @@ from fastapi import FastAPI
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
-from interpreter.api.connections import HttpConnection
-from interpreter.api.descriptors import MAX_CONNECTIONS, RESERVE
+from interpreter.api.http.connections import HttpConnection
+from interpreter.api.http.descriptors import MAX_CONNECTIONS, RESERVE
 from interpreter.settings import Settings
 
 log = structlog.get_logger(__name__)

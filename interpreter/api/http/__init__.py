@@ -1,0 +1,1 @@
+"""The door: connections and who calls, before any route sees a request."""
