@@ -82,7 +82,7 @@ async def launched(kernelspecs: Path, tmp_path: Path) -> AsyncGenerator[tuple[Pr
     await launcher.communicate()
 
 
-@pytest.mark.parametrize("key", ["", "a short one", secrets.token_hex(32)])
+@pytest.mark.parametrize("key", ["", "a short one", secrets.token_hex(32)], ids=["none", "short", "long"])
 @pytest.mark.parametrize("transport", ["tcp", "ipc"])
 async def test_it_listens_and_signs_as_the_file_says(
     kernelspecs: Path, tmp_path: Path, transport: str, key: str
