@@ -46,16 +46,16 @@ async def test_a_cell_that_prints_without_end_is_ended_by_its_time(
 ) -> None:
     # A limit that any guest reaches in its time, on however busy a computer.
     home = own_home(settings, tmp_path / "home")
-    async with serve(Settings(home=home, default_template="base", output_limit=1_000_000)) as api:
+    async with serve(Settings(home=home, default_template="base", output_limit=200_000)) as api:
         printing_session, other = await api.new(), await api.new()
         quiet = [await seconds_of_an_answer(api, other) for _ in range(5)]
         # Flushed, so that it waits for who reads: else the kernel's memory might be full before its time is over.
         code = "while True: print('x' * 100_000, flush=True)"
-        printing = asyncio.create_task(api.run(printing_session, code, timeout=5))
+        printing = asyncio.create_task(api.run(printing_session, code, timeout=10))
         await answers_until(printing, api, other, max(quiet))
         result = await printing
         assert (result["status"], result["truncated"]) == ("timeout", True)
-        assert len(result["outputs"][0]["text"]) <= 1_000_000
+        assert len(result["outputs"][0]["text"]) <= 200_000
         await api.client.post(f"/v1/sessions/{printing_session}/restart")
         assert await api.printed(printing_session, "print('again')") == "again\n"
 

@@ -34,6 +34,12 @@ async def ended(api: Api, session_id: str) -> dict[str, Any]:
     return (await api.client.get(f"/v1/sessions/{session_id}")).json()
 
 
+async def live_past(api: Api, clock: ManualClock, seconds: float, other: str) -> None:
+    """Let that many seconds pass and another session end of it: one that was to end by now has begun to."""
+    clock.advance(seconds)
+    assert (await ended(api, other))["reason"] == "timeout"
+
+
 async def settled() -> None:
     """Let every task that is due run."""
     for _ in range(20):
@@ -42,10 +48,11 @@ async def settled() -> None:
 
 async def test_in_total_mode_time_counts_from_the_start(engine: Engine, settings: Settings, tmp_path: Path) -> None:
     async with own(settings, tmp_path) as (api, clock):
+        other = await api.new(timeout_seconds=98)
         session_id = await api.new(timeout_seconds=100)
         clock.advance(60)
         await api.run(session_id, "1")
-        await clock.live_through(39)
+        await live_past(api, clock, 39, other)
         assert (await api.client.get(f"/v1/sessions/{session_id}")).json()["state"] == "running"
         clock.advance(2)
         seen = await ended(api, session_id)
@@ -65,11 +72,12 @@ async def test_in_idle_mode_time_counts_from_the_last_use(engine: Engine, settin
 
 async def test_in_idle_mode_running_code_is_use(engine: Engine, settings: Settings, tmp_path: Path) -> None:
     async with own(settings, tmp_path) as (api, clock):
+        others = [await api.new(timeout_seconds=seconds) for seconds in (80, 170, 260)]
         session_id = await api.new(timeout_seconds=100, timeout_mode="idle")
         body = {"code": "input()", "allow_stdin": True, "detach": True}
         started = (await api.client.post(f"/v1/sessions/{session_id}/execute", json=body)).json()
-        for _ in range(3):
-            await clock.live_through(90)
+        for other in others:
+            await live_past(api, clock, 90, other)
         url = f"/v1/sessions/{session_id}"
         assert (await api.client.get(url)).json()["state"] == "running"
         async with asyncio.timeout(SECONDS):
@@ -81,9 +89,10 @@ async def test_in_idle_mode_running_code_is_use(engine: Engine, settings: Settin
 
 async def test_more_time_counts_at_once(engine: Engine, settings: Settings, tmp_path: Path) -> None:
     async with own(settings, tmp_path) as (api, clock):
+        other = await api.new(timeout_seconds=140)
         session_id = await api.new(timeout_seconds=100)
         await api.client.post(f"/v1/sessions/{session_id}/timeout", json={"timeout_seconds": 200})
-        await clock.live_through(150)
+        await live_past(api, clock, 150, other)
         assert (await api.client.get(f"/v1/sessions/{session_id}")).json()["state"] == "running"
         await api.client.post(f"/v1/sessions/{session_id}/timeout", json={"timeout_seconds": 1})
         assert (await ended(api, session_id))["reason"] == "timeout"
