@@ -248,7 +248,6 @@ MALFORMED = {
     "channel of a wrong type": json.dumps({"channel": {"a": 1}, "header": {"msg_id": "1", "msg_type": "x"}}),
     "header of a wrong type": json.dumps({"channel": "shell", "header": ["msg_id"]}),
     "not a number": '{"channel": "shell", "header": {"msg_id": "1", "msg_type": "x"}, "content": {"a": NaN}}',
-    "too deep": "[" * 100_000,
     "no offsets": b"",
     "too many offsets": b"\xff" * 8,
     "offsets past the end": b"\x00\x00\x00\x01\x00\x00\xff\xff{}",
@@ -269,6 +268,21 @@ async def test_a_malformed_frame_closes_with_1007_and_the_kernel_lives_on(
         assert closed.value.rcvd.code == 1007
         assert closed.value.rcvd.reason
     async with channels(api, shared_kernel, v1=v1) as client:
+        assert await client.printed("print('alive')") == "alive\n"
+
+
+@pytest.mark.parametrize("payload", ["[" * 100_000, "[" + "{}," * 150_000], ids=["too deep", "too many"])
+async def test_a_message_with_too_much_in_it_closes_with_1009_and_the_kernel_lives_on(
+    api: Api, shared_kernel: str, payload: str
+) -> None:
+    async with channels(api, shared_kernel) as client:
+        await client.socket.send(payload)
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            await client.until(lambda _: False)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1009
+        assert closed.value.rcvd.reason
+    async with channels(api, shared_kernel) as client:
         assert await client.printed("print('alive')") == "alive\n"
 
 
