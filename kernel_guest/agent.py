@@ -56,7 +56,7 @@ class Host(Protocol):
         ...
 
     def power_off(self) -> None:
-        """End the machine."""
+        """End the machine at once."""
         ...
 
 
@@ -126,8 +126,7 @@ class Agent:
 
     async def stop(self) -> None:
         """End all kernels."""
-        for context in self._contexts.values():
-            await context.stop()
+        await asyncio.gather(*(context.stop() for context in self._contexts.values()))
 
     def forget_host(self) -> None:
         """A new host is there (the machine was restored): every old stream ends, and renewal is due."""
@@ -307,6 +306,7 @@ class Agent:
             case {"op": "list" | "describe" | "make_folder" | "move" | "remove"}:
                 return await self._in_tree(call)
             case {"op": "power_off"}:
+                await self.stop()
                 self._host.power_off()
                 return {}
             case _:

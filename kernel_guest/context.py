@@ -16,6 +16,9 @@ from kernel_guest.relay import Relay
 
 MAIN = "main"
 
+_GRACE_SECONDS = 5.0
+"""How long a kernel may take to close its files and what else a program does at its end, before it is killed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Places:
@@ -71,10 +74,10 @@ class Context:
             return await self.start(identity)
 
     async def stop(self) -> None:
-        """End the kernel, if there is one, and all that its code has started."""
-        self._group.kill()
+        """End the kernel, if there is one, and all that its code has started; it is asked before it is killed."""
         if self._kernel is not None:
-            await self._kernel.kill()
+            await self._kernel.end(_GRACE_SECONDS)
+        self._group.kill()
 
     async def close(self) -> None:
         """End it for good."""

@@ -1,6 +1,7 @@
 """The agent's children: the zygote, the kernels that it forks, and orphans that nobody else waits for."""
 
 import asyncio
+import contextlib
 import ctypes
 import json
 import os
@@ -104,9 +105,23 @@ class KernelProcess:
         """SIGINT to the kernel and what it has started."""
         self._signal(signal.SIGINT)
 
+    async def end(self, seconds: float) -> None:
+        """Interrupt its code and have it end as a program does, with what is open closed; after ``seconds`` kill it.
+
+        What it has started ends with it.
+        """
+        with contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(seconds):
+                self.interrupt()
+                await self._ask({"end": True})
+                await asyncio.shield(self.exited)
+        await self.kill()
+
     async def kill(self) -> None:
         """End it and what it has started, and wait for that."""
-        self._signal(signal.SIGKILL)
+        # Also when it has ended: its group has its number for as long as there is anybody in it.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
         await self.exited
 
     def close(self) -> None:

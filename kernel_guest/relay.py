@@ -16,7 +16,7 @@ import zmq
 from zmq.eventloop.zmqstream import ZMQStream
 
 from kernel_guest.frames import MAX_MESSAGE, Frame, FrameDecoder, FrameError, Kind, encode
-from kernel_guest.kernel import IOPUB_MESSAGES, PORTS
+from kernel_guest.kernel.app import IOPUB_MESSAGES, PORTS
 
 WELCOME_SECONDS = 30.0
 """How long a kernel may take to let a client in."""

@@ -4,11 +4,10 @@ So a new kernel takes milliseconds instead of the many seconds of its imports. I
 only then a fork carries everything over. A kernel is forked twice: the middle process ends, the agent inherits
 the kernel, and learns as its parent how it ended.
 
-Requests come as one JSON packet with two descriptors' worth of company: ``{"folder", "group", "key",
-"session", "env"}`` and the socket that the kernel gets.
+Requests come as one JSON packet with a descriptor: ``{"folder", "group", "key", "session", "env"}`` and the socket
+that the kernel gets.
 """
 
-import contextlib
 import gc
 import json
 import os
@@ -22,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from kernel_guest.groups import Group
-from kernel_guest.kernel import run_kernel, write_connection_file
+from kernel_guest.kernel import tracebacks
+from kernel_guest.kernel.app import run_kernel, write_connection_file
+from kernel_guest.kernel.ending import end_python
 
 USER = 1000
 HOME = "/home/user"
@@ -36,7 +37,11 @@ def main() -> None:
     requests = socket.socket(fileno=3)
     warmup = Path(sys.argv[1])
     drop = sys.argv[2] == "drop"
+    # Python put the folder that this was started in before all others; IPython puts a kernel's own where it belongs.
+    if sys.path[0] in ("", str(Path.cwd())):
+        del sys.path[0]
     _warm_up(warmup, drop=drop)
+    tracebacks.warm_up()
     # Objects from here on are not looked at by the collector, so their pages stay shared.
     gc.collect()
     gc.freeze()
@@ -89,9 +94,10 @@ def _fork_kernel(requests: socket.socket, request: dict[str, Any], descriptor: i
         status = end.code if isinstance(end.code, int) else 0
     except BaseException:
         traceback.print_exc()
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    try:
+        end_python()
+    except BaseException:
+        traceback.print_exc()
     os._exit(status)
 
 

@@ -1,12 +1,13 @@
 """The IPython kernel of a session, as it runs after the fork from the zygote.
 
-It differs from a stock ipykernel in three ways: what clones of one snapshot must not share can be renewed while
-it runs, whatever it is doing; iopub waits for slow readers in place of dropping output; history stays in memory.
+It differs from a stock ipykernel: what clones of one snapshot must not share can be renewed while it runs, whatever it
+is doing; iopub waits for slow readers in place of dropping output; history stays in memory; and see `shell`.
 """
 
 import contextlib
 import gc
 import json
+import multiprocessing.process
 import os
 import platform
 import random
@@ -14,13 +15,18 @@ import socket
 import sys
 import tempfile
 import threading
-import time
 import uuid
 from pathlib import Path
 from typing import Any
 
 import zmq
 from ipykernel.kernelapp import IPKernelApp
+from traitlets import Type, default
+
+from kernel_guest.kernel.environment import apply_environment, settle
+from kernel_guest.kernel.messages import KernelSession, pack
+from kernel_guest.kernel.plots import Plots
+from kernel_guest.kernel.shell import SessionKernel
 
 PORTS = {"shell_port": 1, "iopub_port": 2, "stdin_port": 3, "control_port": 4, "hb_port": 5}
 """With the ipc transport a "port" is a suffix of the socket's path: ``{ip}-{port}``."""
@@ -31,6 +37,14 @@ IOPUB_MESSAGES = 64
 
 class KernelApp(IPKernelApp):
     """ipykernel's application with an iopub socket that never drops."""
+
+    kernel_class = Type(SessionKernel, klass="ipykernel.kernelbase.Kernel")
+
+    @default("session")
+    def _session_default(self) -> KernelSession:
+        session = KernelSession(parent=self)
+        session.pack = pack
+        return session
 
     def init_iopub(self, context: Any) -> None:
         """Called by ``initialize``; the options must be set before anybody subscribes."""
@@ -66,9 +80,10 @@ def write_connection_file(folder: Path, key: bytes) -> Path:
 def run_kernel(connection_file: Path, renewals: socket.socket, session: str, environment: dict[str, str]) -> None:
     """Run a kernel in this process until it is shut down. Tells over ``renewals`` when it is ready.
 
-    Later requests on ``renewals`` renew what clones must not share; see ``renew``.
+    Later requests on ``renewals`` renew what clones must not share (see ``renew``), or end the kernel.
     """
-    os.environ.update(environment)
+    settle()
+    apply_environment(environment)
     renew_random()
     app: Any = KernelApp.instance()
     app.initialize(
@@ -80,9 +95,7 @@ def run_kernel(connection_file: Path, renewals: socket.socket, session: str, env
         ]
     )
     app.session.session = session
-    if "matplotlib" in sys.modules:
-        # Imported in the zygote, before there was a shell that plots could be shown in.
-        app.shell.enable_matplotlib("inline")
+    Plots(app.shell)
     thread = threading.Thread(target=_serve_renewals, args=(app, renewals), name="renewals", daemon=True)
     thread.start()
     app.start()
@@ -96,9 +109,7 @@ def renew(app: Any, key: bytes, session: str, environment: dict[str, str]) -> No
     app.session.session = session
     app.session.digest_history.clear()
     write_connection_file(Path(app.connection_file).parent, key)
-    os.environ.update(environment)
-    if "TZ" in environment:
-        time.tzset()
+    apply_environment(environment)
 
 
 def renew_random() -> None:
@@ -108,6 +119,7 @@ def renew_random() -> None:
         numpy.random.seed(list(memoryview(os.urandom(64)).cast("I")))
     if ssl := sys.modules.get("ssl"):
         ssl.RAND_add(os.urandom(64), 64.0)
+    multiprocessing.process.current_process().authkey = os.urandom(32)
     # uuid1 and temporary names keep state of their own, made at first use; platform keeps the host's name.
     kept = ((uuid, "_node"), (uuid, "_last_timestamp"), (tempfile, "_name_sequence"), (platform, "_uname_cache"))
     for module, name in kept:
@@ -124,6 +136,8 @@ def _serve_renewals(app: Any, renewals: socket.socket) -> None:
             if fields.get("freeze"):
                 gc.collect()
                 gc.freeze()
+            elif fields.get("end"):
+                app.kernel.io_loop.add_callback(app.kernel.end)
             else:
                 renew(app, fields["key"].encode("ascii"), fields["session"], fields["env"])
             renewals.send(b"{}")

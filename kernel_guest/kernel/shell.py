@@ -1,0 +1,96 @@
+"""ipykernel's kernel and shell, with what a session does otherwise than a stock kernel.
+
+A cell that awaits can be interrupted; ``exit()`` ends the code as ``sys.exit()`` does; tracebacks are quick; a cell
+with the line ends of Windows runs.
+"""
+
+# IPython has few types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+import asyncio
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.zmqshell import ZMQInteractiveShell
+from IPython.core.autocall import ZMQExitAutocall
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets import Type, default
+
+from kernel_guest.kernel.interrupts import cancelled_by_interrupt
+from kernel_guest.kernel.tracebacks import QuickTraceback
+
+_AFTER_EXIT = "The code ended here. The kernel goes on with its variables; restart it to begin anew."
+
+
+class _Exit(ZMQExitAutocall):
+    """``exit`` and ``quit``: end the code that runs. A stock kernel runs it to its end, and ends itself then."""
+
+    def __call__(self, code: object = None, *, keep_kernel: bool = True) -> None:  # noqa: ARG002  (it always is)
+        raise SystemExit(code)
+
+
+class SessionShell(ZMQInteractiveShell):
+    """The shell of a session's kernel."""
+
+    @default("exiter")
+    def _default_exiter(self) -> ZMQExitAutocall:
+        return _Exit(self)
+
+    def init_traceback_handlers(self, custom_exceptions: Any) -> None:
+        """Called once, when the shell is made."""
+        super().init_traceback_handlers(custom_exceptions)
+        self.InteractiveTB = QuickTraceback(mode=self.xmode, theme_name=self.colors, tb_offset=1)
+        # What it advises to is no way to end a session.
+        warnings.filterwarnings("ignore", message="To exit: use 'exit', 'quit', or Ctrl-D")
+
+    def _showtraceback(self, etype: type[BaseException], evalue: BaseException, stb: list[str]) -> None:
+        if issubclass(etype, SystemExit):
+            stb = [f"{etype.__name__}: {evalue}", _AFTER_EXIT]
+        super()._showtraceback(etype, evalue, stb)
+
+    def _format_exception_for_storage(self, exception: BaseException, *arguments: Any, **options: Any) -> Any:
+        # IPython formats each exception a second time, for its history.
+        if self._last_traceback is None:
+            return super()._format_exception_for_storage(exception, *arguments, **options)
+        return {
+            "ename": type(exception).__name__,
+            "evalue": str(exception),
+            "traceback": self._last_traceback,
+        }
+
+
+class SessionKernel(IPythonKernel):
+    """The kernel of a session."""
+
+    shell_class = Type(SessionShell)
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def do_execute(self, code: str, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Run a cell."""
+        self._idle.clear()
+        try:
+            # As Python reads them in its own files; a shell or another program would stumble over them.
+            return await super().do_execute(code.replace("\r\n", "\n"), *arguments, **options)
+        finally:
+            self._idle.set()
+
+    async def end(self) -> None:
+        """Leave the event loop, once the cell that runs has ended: it may have something to close."""
+        await self._idle.wait()
+        self.io_loop.stop()
+
+    @contextmanager
+    def _cancel_on_sigint(self, future: "asyncio.Future[Any]") -> Generator[None]:
+        def is_users(frame: FrameType) -> bool:
+            return self.shell is not None and frame.f_globals is self.shell.user_ns
+
+        with cancelled_by_interrupt(future, InteractiveShell.run_code.__code__, is_users):
+            yield
