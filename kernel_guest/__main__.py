@@ -12,7 +12,7 @@ from pathlib import Path
 from kernel_guest import system
 from kernel_guest.agent import Agent, GuestSystem
 from kernel_guest.context import Places
-from kernel_guest.groups import set_up_groups
+from kernel_guest.groups import limit_memory, set_up_groups
 from kernel_guest.processes import Reaper, Zygote
 from kernel_guest.vsock import MEET, Doorbell, HostLink
 from kernel_guest.warm import warm_agent
@@ -21,6 +21,8 @@ _USER = 1000
 _THREADS = 64
 _HOME = Path("/home/user")
 _KERNEL = Path("/run/interpreter/kernel")
+_PACKAGES = _HOME / ".local" / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+"""Where pip installs for the user. Python takes it for a place of modules only when it is there at its start."""
 _MOUNTS = (
     ("tmpfs", "/run", "tmpfs", "mode=755"),
     ("devpts", "/dev/pts", "devpts", "gid=5,mode=620,ptmxmode=666"),
@@ -54,6 +56,9 @@ def bring_up() -> None:
             Path("/dev", name).symlink_to(target)
     system.raise_loopback()
     Path("/proc/self/oom_score_adj").write_text("-1000", encoding="ascii")
+    for folder in [path for path in reversed([_PACKAGES, *_PACKAGES.parents]) if path.is_relative_to(_HOME)]:
+        folder.mkdir(exist_ok=True)
+        os.chown(folder, _USER, _USER)
     _KERNEL.mkdir(parents=True)
     os.chown(_KERNEL, _USER, _USER)
     _KERNEL.chmod(0o700)
@@ -64,7 +69,8 @@ async def serve(doorbell: Doorbell) -> None:
     reaper = Reaper()
     reaper.start()
     zygote = Zygote(reaper, Path("/etc/interpreter/warmup.py"), drop=True, environment=_ENVIRONMENT)
-    agent = Agent(GuestSystem(), Places(_KERNEL, _HOME, _USER, set_up_groups()), zygote)
+    groups = set_up_groups()
+    agent = Agent(GuestSystem(), Places(_KERNEL, _HOME, _USER, groups), zygote)
     # More streams may stall at once than there are processors.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "files"))
     await agent.start_kernel()
@@ -74,6 +80,8 @@ async def serve(doorbell: Doorbell) -> None:
     gc.collect()
     gc.freeze()
     os.sync()
+    limit_memory(groups)
+    system.stay_in_memory()
     link = HostLink(agent)
     doorbell.on_ring({MEET: link.meet})
     doorbell.tell("ready")

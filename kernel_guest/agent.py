@@ -214,8 +214,7 @@ class Agent:
                 await self._archive(connection, self._path(path), kind)
             case {"service": "command"}:
                 command = command_of(body, self._places.home)
-                running = RunningCommand.start(command, self._places.user, self._zygote.reaper)
-                self._commands.add(running.pid)
+                running = RunningCommand.start(command, self._places.user, self._zygote.reaper, self._commands)
                 await running.serve(connection)
             case _:
                 raise Refused("bad_request", f"there is no service {body.get('service')!r} with these arguments")
@@ -277,6 +276,9 @@ class Agent:
         except (Refused, NoKernel, files.FileRefused) as error:
             code = "no_kernel" if isinstance(error, NoKernel) else error.code
             writer.write(encode(Frame(Kind.ERROR, {"id": number, "code": code, "message": str(error)})))
+        except TimeoutError:
+            silent = {"code": "kernel_silent", "message": "the kernel did not answer in time; restart it"}
+            writer.write(encode(Frame(Kind.ERROR, {"id": number, **silent})))
         except Exception as error:
             code = "io_error" if isinstance(error, OSError) else "failed"
             body = {"id": number, "code": code, "message": f"{type(error).__name__}: {error}"}

@@ -1,5 +1,7 @@
 """Commands: a program run as the user, its output sent as it comes, its input taken, nothing of it left behind.
 
+What it has started and left running ends with it, also what has left its process group; it is told on standard error.
+
 After OPEN the guest answers OK ``{"pid"}``. Then it sends EVENT ``{"stream": "stdout" | "stderr", "data"}``, EVENT
 ``{"stdin_taken": bytes}``, and at the end OK ``{"status"}`` (negative: a signal). The host sends EVENT ``{"stdin":
 data}`` (empty: the end) with at most STDIN_WINDOW bytes not taken yet, and CALL ``{"op": "signal", "number"}``, which
@@ -9,6 +11,7 @@ has no answer. So the guest can always read on, and sees at once when the host c
 import asyncio
 import contextlib
 import errno
+import itertools
 import os
 import resource
 import signal
@@ -22,6 +25,7 @@ from typing import Any, ClassVar, cast
 
 from kernel_guest.files import FileRefused, rights_of
 from kernel_guest.frames import STDIN_WINDOW, Frame, FrameDecoder, FrameError, Kind, encode
+from kernel_guest.groups import Group
 from kernel_guest.processes import Reaper
 from kernel_guest.streams import streams_of
 
@@ -40,6 +44,9 @@ _GRACE_SECONDS = 1.0
 """How long output is waited for when the command itself has ended and something that it started has not."""
 _GRACE_BYTES = 1024 * 1024
 """What is still read from each pipe after that; the most that a pipe can hold."""
+_LEFT_SECONDS = 0.2
+"""How long what a command has left running may take to end by itself before it counts as left."""
+_LEFT = b"[What the command left running was ended with it. To let it run on, run the command in the background.]\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +83,11 @@ class RunningCommand:
     """A command that runs, in a session and process group of its own."""
 
     _all: ClassVar[set["RunningCommand"]] = set()
+    _numbers: ClassVar["itertools.count[int]"] = itertools.count()
 
-    def __init__(self, process: "subprocess.Popen[bytes]", reaper: Reaper) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", reaper: Reaper, group: Group) -> None:
         self.pid = process.pid
+        self._group = group
         self._process = process
         self._exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._closing = contextlib.ExitStack()
@@ -94,8 +103,8 @@ class RunningCommand:
         reaper.watch(self.pid, self._ended, new=True)
 
     @classmethod
-    def start(cls, command: Command, user: int | None, reaper: Reaper) -> "RunningCommand":
-        """Start a command as ``user`` (None: as the agent). Raises FileRefused.
+    def start(cls, command: Command, user: int | None, reaper: Reaper, groups: Group) -> "RunningCommand":
+        """Start a command as ``user`` (None: as the agent), in a group of its own below ``groups``. Raises FileRefused.
 
         It does not wait: the status of a child must not reach the reaper before the reaper knows of it.
         """
@@ -108,8 +117,9 @@ class RunningCommand:
         except OSError as error:
             code = FileRefused.of(error).code
             raise FileRefused(code, f"{command.folder} cannot be worked in: {error.strerror}") from error
+        group = Group.make(groups.folder, str(next(cls._numbers)), whole=False)
         try:
-            with _confined(user):
+            with _confined(user), group.joining() as join:
                 process = subprocess.Popen(
                     command.arguments,
                     cwd=command.folder,
@@ -122,13 +132,16 @@ class RunningCommand:
                     user=user,
                     group=user,
                     extra_groups=None if user is None else [],
+                    preexec_fn=join,
                 )
         except OSError as error:
+            group.discard()
             code = _START_CODES.get(error.errno or 0) or FileRefused.of(error).code
             raise FileRefused(code, f"{command.arguments[0]}: {error.strerror}") from error
         except (ValueError, subprocess.SubprocessError) as error:
+            group.discard()
             raise FileRefused("bad_request", str(error)) from error
-        return cls(process, reaper)
+        return cls(process, reaper, group)
 
     async def serve(self, connection: socket.socket) -> None:
         """Talk to the host until the command has ended and the host has gone; then nothing of it is left."""
@@ -158,10 +171,12 @@ class RunningCommand:
             self._closing.close()
             if self._input is not None:
                 self._input.close()
+            await self._group.remove()
 
     def kill(self) -> None:
-        """SIGKILL to it and all of its group, once: when all are gone the group's number may become another's."""
+        """SIGKILL to it and all that it has started, once: when all are gone its number may become another's."""
         self._signal(signal.SIGKILL)
+        self._group.kill()
         self._killed = True
 
     def _ended(self, status: int) -> None:
@@ -191,8 +206,27 @@ class RunningCommand:
                 pump.cancel()
             # Before the pipes are closed: a number that is watched must not become that of another.
             await asyncio.gather(*pumps, return_exceptions=True)
+        if await self._has_left_something():
+            self.kill()
+            await self._send(writer, Kind.EVENT, {"stream": "stderr", "data": _LEFT})
         self.kill()
         await self._send(writer, Kind.OK, {"status": status})
+
+    async def _has_left_something(self) -> bool:
+        end = asyncio.get_running_loop().time() + _LEFT_SECONDS
+        while left := not self._killed and self._is_populated():
+            if asyncio.get_running_loop().time() > end:
+                break
+            await asyncio.sleep(_LEFT_SECONDS / 10)
+        return left
+
+    def _is_populated(self) -> bool:
+        if self._group.folder is not None:
+            return self._group.is_populated()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, 0)
+            return True
+        return False
 
     def _stop_waiting(self) -> None:
         for _, output in self._outputs:

@@ -76,13 +76,16 @@ class Context:
     async def stop(self) -> None:
         """End the kernel, if there is one, and all that its code has started; it is asked before it is killed."""
         if self._kernel is not None:
+            # What it says from here on belongs to nobody's request, and a client that lags behind must not hold it up.
+            for relay in self._relays:
+                relay.disconnect()
             await self._kernel.end(_GRACE_SECONDS)
         self._group.kill()
 
     async def close(self) -> None:
         """End it for good."""
         await self.stop()
-        self._group.remove()
+        await self._group.remove()
 
     def interrupt(self) -> None:
         """Interrupt what runs. Raises NoKernel."""
@@ -140,4 +143,7 @@ class Context:
             self._kernel = None
         for relay in self._relays:
             relay.disconnect()
-        self._tell({"event": "kernel_exited", "context": self.name, "pid": kernel.pid, "status": status})
+        event: dict[str, Any] = {"event": "kernel_exited", "context": self.name, "pid": kernel.pid, "status": status}
+        if self._group.killed_for_memory():
+            event["cause"] = "memory"
+        self._tell(event)

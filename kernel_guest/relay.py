@@ -25,7 +25,8 @@ _READ = 256 * 1024
 _HIGH_WATER = 1024 * 1024
 _DELIMITER = b"<IDS|MSG>"
 _MAX_PARENT = 64 * 1024
-_WELCOME = b'"iopub_welcome"'
+_PATIENCE_SECONDS = 1.0
+"""How long a welcome is waited for before the subscription is made once more; twice as long each time."""
 _SOCKET_TYPES = {"shell": zmq.DEALER, "control": zmq.DEALER, "stdin": zmq.DEALER, "hb": zmq.DEALER, "iopub": zmq.SUB}
 
 
@@ -113,16 +114,28 @@ class Relay:
     async def welcomed(self) -> None:
         """Wait until the kernel has taken the subscription to iopub; what it publishes then arrives."""
         async with asyncio.timeout(WELCOME_SECONDS):
-            await self._welcomed.wait()
+            patience = _PATIENCE_SECONDS
+            while not await self._welcomed_within(patience):
+                # The welcome may have been lost, but the kernel sends one for each subscription.
+                if iopub := self._streams.get("iopub"):
+                    iopub.setsockopt(zmq.UNSUBSCRIBE, b"")
+                    iopub.setsockopt(zmq.SUBSCRIBE, b"")
+                patience *= 2
         # A stream that takes no more is still waited for; `_resume` listens then.
         if self._writer is not None and self._resuming is None:
             self._listen()
 
-    def _take_welcome(self, parts: Sequence[bytes]) -> None:
-        # What was published before the welcome nobody has missed: the stream's OK is sent after it.
-        if any(_WELCOME in part for part in parts):
-            self._welcomed.set()
-            self._streams["iopub"].stop_on_recv()
+    async def _welcomed_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._welcomed.wait()
+        return self._welcomed.is_set()
+
+    def _take_welcome(self, _: Sequence[bytes]) -> None:
+        # Most often the kernel's iopub_welcome; any other message that comes proves the subscription as well. Nobody
+        # misses it: the stream's OK is sent after it.
+        self._welcomed.set()
+        self._streams["iopub"].stop_on_recv()
 
     def _listen(self) -> None:
         for channel, stream in self._streams.items():

@@ -15,6 +15,7 @@ _RNDRESEEDCRNG = 0x5207
 _RB_AUTOBOOT = 0x01234567
 _RB_HALT = 0xCDEF0123
 _MS_BIND = 4096
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _VSOCK_DRIVER = Path("/sys/bus/virtio/drivers/vmw_vsock_virtio_transport")
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -66,6 +67,12 @@ def raise_loopback() -> None:
         fcntl.ioctl(probe, _SIOCGIFFLAGS, request)
         (flags,) = struct.unpack_from("H", request, 16)
         fcntl.ioctl(probe, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | _IFF_UP))
+
+
+def stay_in_memory() -> None:
+    """Keep all of this process in memory that is or comes there (mlockall(2)), its program and libraries as well."""
+    if _LIBC.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) != 0:
+        raise OSError(ctypes.get_errno(), "mlockall")
 
 
 def mount(source: str, target: str, kind: str, flags: int = 0, options: str = "") -> None:

@@ -8,6 +8,7 @@ Requests come as one JSON packet with a descriptor: ``{"folder", "group", "key",
 that the kernel gets.
 """
 
+import builtins
 import gc
 import json
 import os
@@ -64,13 +65,23 @@ def _warm_up(code: Path, *, drop: bool) -> None:
     if drop:
         os.setegid(USER)
         os.seteuid(USER)
+    # Libraries that ask for it on their import take themselves to be on a terminal, and print less, when it is missing.
+    there: Any = builtins
+    there.get_ipython = _KernelToCome
     try:
         if code.is_file():
             runpy.run_path(str(code))
     finally:
+        del there.get_ipython
         if drop:
             os.seteuid(0)
             os.setegid(0)
+
+
+class _KernelToCome:
+    """What `get_ipython()` gives before there is a shell: a shell of a kernel's, as far as anybody asks on import."""
+
+    kernel = None
 
 
 def _fork_kernel(requests: socket.socket, request: dict[str, Any], descriptor: int, *, drop: bool) -> None:

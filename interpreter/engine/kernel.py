@@ -131,9 +131,11 @@ class Kernel:
             watcher(change, status)
 
 
-def _cause(status: object) -> str:
+def _cause(status: object, cause: object) -> str:
+    if cause == "memory":
+        return "out of memory"
     if not isinstance(status, int):
         return "for an unknown reason"
     if status == -9:
-        return "killed by signal 9; when it was not told to, the session is out of memory"
+        return "killed by signal 9"
     return f"killed by signal {-status}" if status < 0 else f"exit status {status}"

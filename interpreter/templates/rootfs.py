@@ -20,6 +20,7 @@ from interpreter.settings import Settings
 from interpreter.templates.definition import Template
 from interpreter.templates.initramfs import make_initramfs
 from interpreter.templates.process import require, run_program
+from interpreter.templates.site import place_site
 from interpreter.templates.sources import apt_options, apt_sources, check_sources
 
 Progress = Callable[[str], None]
@@ -36,6 +37,7 @@ _SUITES: Final = {"bookworm": _Suite("3.11", 36), "trixie": _Suite("3.13", 41)}
 _APT: Final = ("python3", "ca-certificates", "tzdata")
 _KERNEL_PACKAGES: Final = ("linux-image-cloud-amd64", "busybox-static")
 _HERE: Final = Path(__file__).parent
+_OURS: Final = ("init.sh", "rootfs.py", "initramfs.py", "site.py")
 _GUEST: Final = _HERE.parent.parent / "kernel_guest"
 _HOME: Final = "/home/user"
 _PUBLIC_SOURCES: Final = """\
@@ -52,6 +54,12 @@ Components: main
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 """
 """What the image says of where packages come from, wherever they came from here."""
+_PIP_SETTINGS: Final = """# Without a network pip would try again and again, and then say that there is no such package.
+[global]
+index-url = https://this-session-has-no-network.invalid/simple
+retries = 0
+disable-pip-version-check = true
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +76,7 @@ class RootFiles:
 
 def builder_sources() -> list[Path]:
     """Files of this project that end up in the image: when one changes, the template is another."""
-    return [*sorted(_GUEST.rglob("*.py")), _HERE / "init.sh", _HERE / "rootfs.py", _HERE / "initramfs.py"]
+    return [*sorted(_GUEST.rglob("*.py")), *(_HERE / name for name in _OURS)]
 
 
 async def build_rootfs(template: Template, folder: Path, settings: Settings, progress: Progress) -> RootFiles:
@@ -106,9 +114,7 @@ async def _install_pip(template: Template, suite: _Suite, site: Path, settings: 
 
 def _write_overlay(template: Template, overlay: Path, site: Path, suite: _Suite) -> Path:
     """Everything that goes into the image besides Debian's packages, in the places where it goes."""
-    packages = overlay / "usr" / "local" / "lib" / f"python{suite.python}" / "dist-packages"
-    packages.parent.mkdir(parents=True)
-    site.rename(packages)
+    packages = place_site(site, overlay / "usr" / "local", suite.python)
     site.symlink_to(packages)
     shutil.copytree(_GUEST, packages / "kernel_guest", ignore=shutil.ignore_patterns("__pycache__"))
     about = overlay / "etc" / "interpreter"
@@ -122,6 +128,7 @@ def _write_overlay(template: Template, overlay: Path, site: Path, suite: _Suite)
     sources = overlay / "etc" / "apt" / "sources.list.d"
     sources.mkdir(parents=True)
     (sources / "debian.sources").write_text(_PUBLIC_SOURCES.format(suite=template.definition.suite), encoding="utf-8")
+    (overlay / "etc" / "pip.conf").write_text(_PIP_SETTINGS, encoding="utf-8")
     for path in overlay.rglob("*"):
         if not path.is_symlink():
             # The session's user reads it, under whatever umask it was made or installed here.

@@ -57,6 +57,17 @@ class KernelApp(IPKernelApp):
             # Else only the first of several clients is told that its subscription counts (iopub_welcome).
             thread.socket.setsockopt(zmq.XPUB_VERBOSE, 1)
 
+        publish: Any = thread._really_send  # noqa: SLF001
+
+        def publish_and_look(*arguments: Any, **options: Any) -> None:
+            publish(*arguments, **options)
+            # What came in during the sending is not told by the socket's descriptor any more: a client that has
+            # subscribed at that moment would get no welcome.
+            if thread.socket is not None and thread.socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+                thread._xpub_stream.flush(zmq.POLLIN)  # noqa: SLF001
+
+        thread._really_send = publish_and_look  # noqa: SLF001
+
         # In its own thread: a ZeroMQ socket belongs to one.
         thread.schedule(set_options)
 

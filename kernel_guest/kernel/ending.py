@@ -7,6 +7,8 @@ import sys
 import threading
 from typing import Any, cast
 
+from zmq.utils import garbage
+
 _WRITERS = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 
 
@@ -16,6 +18,9 @@ def end_python() -> None:
     IPython's own part in atexit empties the user's namespace, so objects there are finalized as well. What is left
     then belongs to modules; of those only the files matter, as the process ends right after.
     """
+    # pyzmq's own would free what ZeroMQ still sends.
+    collector: Any = garbage.gc
+    atexit.unregister(collector._atexit)  # noqa: SLF001
     private: Any = threading
     private._shutdown()  # noqa: SLF001  (there is no public name for what Python does first at its end)
     runner: Any = atexit

@@ -24,6 +24,7 @@ class Plots:
         if "matplotlib" in sys.modules:
             # Imported in the zygote, before there was a shell that plots could be shown in.
             shell.enable_matplotlib("inline")
+            sys.modules["matplotlib"].rcParams["backend"] = _INLINE
 
     def after_cell(self) -> None:
         """Show what the code drew on a canvas in memory; such a backend ends with the cell that chose it.

@@ -3,14 +3,20 @@
 import asyncio
 import os
 import signal
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
+import zmq
 from guest_on_host import SECONDS, Guest, Kernel, start_guest
 
 from interpreter.errors import GuestRefused, KernelDied
 from interpreter.kernel.framing import FrameStream, open_service
 from interpreter.kernel.message import Codec, Message
 from kernel_guest.frames import Frame, Kind
+from kernel_guest.relay import Relay, channel_path
 
 pytestmark = pytest.mark.machine
 
@@ -303,3 +309,44 @@ async def next_of(stream: FrameStream, codec: Codec, kind: str) -> Message:
     while (message := parse(codec, await stream.receive())).type != kind:
         continue
     return message
+
+
+@contextmanager
+def publisher(folder: Path) -> Generator[tuple[zmq.Context[Any], zmq.Socket[Any]]]:
+    """The iopub socket of something that is no kernel: it welcomes nobody by itself."""
+    with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
+        socket.linger = 0
+        socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+        socket.bind(f"ipc://{channel_path(folder, 'iopub')}")
+        yield context, socket
+
+
+async def subscription(socket: zmq.Socket[Any]) -> None:
+    """Wait for one."""
+    async with asyncio.timeout(SECONDS):
+        while not socket.poll(0) or socket.recv() != b"\1":  # noqa: ASYNC110  (ZeroMQ's event is none of asyncio's)
+            await asyncio.sleep(0.01)
+
+
+async def test_any_message_proves_that_the_subscription_counts(tmp_path: Path) -> None:
+    with publisher(tmp_path) as (context, socket):
+        relay = Relay(context, tmp_path)
+        relay.connect()
+        await subscription(socket)
+        socket.send_multipart([b"stream", b"anything"])
+        async with asyncio.timeout(SECONDS):
+            await relay.welcomed()
+        relay.disconnect()
+
+
+async def test_a_welcome_that_was_lost_is_asked_for_again(tmp_path: Path) -> None:
+    with publisher(tmp_path) as (context, socket):
+        relay = Relay(context, tmp_path)
+        relay.connect()
+        waiting = asyncio.create_task(relay.welcomed())
+        await subscription(socket)
+        await subscription(socket)
+        socket.send(b"welcome")
+        async with asyncio.timeout(SECONDS):
+            await waiting
+        relay.disconnect()

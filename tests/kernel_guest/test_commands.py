@@ -166,10 +166,22 @@ async def test_a_background_child_does_not_hold_the_answer_and_ends_with_it(gues
         await gone(child)
 
 
+@pytest.mark.parametrize("line", ["sleep 1000 > log 2>&1 &", "nohup sleep 1000 > log 2>&1 & echo started"])
+async def test_that_something_was_left_running_is_told(guest: Guest, line: str) -> None:
+    status, _, told = await run(guest, line)
+    assert status == 0
+    assert b"ended with it" in told
+
+
+@pytest.mark.parametrize("line", ["true", "yes | head -1", "sleep 0.1 & wait", "cat < /dev/null > >(cat)"])
+async def test_what_leaves_nothing_running_is_told_nothing(guest: Guest, line: str) -> None:
+    assert (await run(guest, line))[2] == b""
+
+
 async def test_a_background_child_that_goes_on_printing_does_not_either(guest: Guest) -> None:
     async with start_command(guest.connect, "yes & echo $! >&2") as command:
         async with asyncio.timeout(10):
-            child = int((await everything(command))["stderr"])
+            child = int((await everything(command))["stderr"].split(b"\n")[0])
         assert command.status == 0
         await gone(child)
 
