@@ -9,8 +9,9 @@ from typing import Any, Final, Literal, Protocol
 from interpreter.errors import ExecutionTimeout, GuestMisbehaved, GuestRefused, GuestUnresponsive
 from interpreter.events import OUTPUT_TYPES
 from interpreter.kernel.connection import Inbox, KernelConnection
+from interpreter.kernel.depth import is_too_deep
 from interpreter.kernel.message import Message
-from interpreter.kernel.outputs import Error, Output, Result, output_of
+from interpreter.kernel.outputs import DisplayData, Error, Output, Result, output_of
 
 OnInput = Callable[[str, bool], Awaitable[str]]
 """Answers the code's ``input()``: gets the prompt and whether the answer is a password."""
@@ -134,6 +135,10 @@ class Execution:
                         deadline = asyncio.get_running_loop().time() + REPLY_GRACE
                     elif channel == "shell" and message.type == "execute_reply":
                         self._reply = message.content
+                        for page in pages_of(self._reply):
+                            if self._keep_outputs:
+                                self._outputs.append(page)
+                            yield page
                     elif channel == "stdin" and message.type == "input_request":
                         await self._stop_asking()
                         self._asking = asyncio.create_task(self._ask(message, inbox))
@@ -192,6 +197,25 @@ class Execution:
             await self._control.restart()
             hint = "It could not be interrupted, so the kernel was restarted and its variables are gone"
             return ExecutionTimeout(what, hint=hint, kernel_restarted=True)
+
+
+def pages_of(reply: dict[str, Any]) -> list[Output]:
+    """What the code showed in a pager, as ``len?`` does: it comes with the reply, and front ends show it as output."""
+    payloads: list[Any]
+    match reply:
+        case {"payload": [*payloads]} if payloads and not is_too_deep(reply):
+            pages = [payload["data"] for payload in payloads if _is_page(payload)]
+            return [DisplayData(data=data) for data in pages]
+        case _:
+            return []
+
+
+def _is_page(payload: Any) -> bool:
+    match payload:
+        case {"source": "page", "data": dict()}:
+            return True
+        case _:
+            return False
 
 
 def output_of_reply(reply: dict[str, Any]) -> Error:

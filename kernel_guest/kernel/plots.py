@@ -20,13 +20,15 @@ class Plots:
         self._show_warning = warnings.showwarning
         warnings.showwarning = self._take_warning
         logging.getLogger("matplotlib.font_manager").addFilter(_Once())
-        shell.events.register("post_execute", self.after_cell)
-        if "matplotlib" in sys.modules:
+        shell.events.register("post_execute", self.show_what_is_in_memory)
+        # Later than that, and than the inline backend's own showing, which is what warns.
+        shell.events.register("post_run_cell", self.tell_of_missing_glyphs)
+        if "matplotlib" in sys.modules and os.environ.get("MPLBACKEND", _INLINE) == _INLINE:
             # Imported in the zygote, before there was a shell that plots could be shown in.
             shell.enable_matplotlib("inline")
             sys.modules["matplotlib"].rcParams["backend"] = _INLINE
 
-    def after_cell(self) -> None:
+    def show_what_is_in_memory(self) -> None:
         """Show what the code drew on a canvas in memory; such a backend ends with the cell that chose it.
 
         Code for scripts often asks for "Agg", to need no screen. In a kernel that would end all plots without a word.
@@ -35,6 +37,9 @@ class Plots:
         if pyplot and pyplot.get_backend().lower() == "agg" and os.environ.get("MPLBACKEND", "").lower() != "agg":
             pyplot.switch_backend(_INLINE)
             sys.modules["matplotlib_inline.backend_inline"].show(close=True)
+
+    def tell_of_missing_glyphs(self, _: Any) -> None:
+        """Name the characters that no font has, once for each cell."""
         for fonts, characters in self._missing.items():
             text = "".join(dict.fromkeys(characters))
             print(f"UserWarning: matplotlib draws boxes for {text}: missing from {fonts}", file=sys.stderr)  # noqa: T201

@@ -19,7 +19,7 @@ from stack_data.core import RepeatedFrames
 _ENDS = 10
 """How many frames are shown of either end of a long traceback."""
 
-ultratb.FAST_THRESHOLD = 1500
+ultratb.FAST_THRESHOLD = 200
 """Lines from which on a file is not parsed; IPython has 10,000."""
 
 

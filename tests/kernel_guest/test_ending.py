@@ -95,9 +95,10 @@ async def test_a_kernel_that_does_not_end_when_asked_is_killed(guest: Guest, ker
 
 async def test_a_kernel_that_a_client_shuts_down_closes_what_is_open(guest: Guest) -> None:
     async with guest.kernel() as kernel:
-        await kernel.printed(OPEN)
+        pid = int(await kernel.printed(f"{OPEN}print(os.getpid())"))
         request = kernel.connection.codec.request("shutdown_request", {"restart": False})
         await kernel.connection.send("control", request)
-        await guest.event("kernel_exited")
+        while (await guest.event("kernel_exited"))["pid"] != pid:
+            continue
         assert (guest.home / "left.csv").read_text() == "1,2"
         await kernel.restart()

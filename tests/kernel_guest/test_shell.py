@@ -3,7 +3,7 @@
 import pytest
 from guest_on_host import Kernel
 
-from interpreter.kernel.outputs import Stream
+from interpreter.kernel.outputs import DisplayData, Stream
 
 
 @pytest.mark.parametrize("call", ["exit()", "quit()", "exit(3)", "import sys; sys.exit(3)"])
@@ -93,3 +93,11 @@ async def test_a_cell_with_the_line_ends_of_windows_runs(kernel: Kernel) -> None
 async def test_argparse_in_a_cell_finds_no_arguments(kernel: Kernel) -> None:
     code = "import argparse, sys\nparser = argparse.ArgumentParser()\nparser.add_argument('--number', default=3)\n"
     assert await kernel.printed(code + "print(parser.parse_args().number, len(sys.argv))") == "3 1\n"
+
+
+@pytest.mark.parametrize("code", ["len?", "?len", "%pinfo len"])
+async def test_what_is_shown_in_a_pager_is_an_output(kernel: Kernel, code: str) -> None:
+    result = await kernel.run(code)
+    (page,) = result.outputs
+    assert isinstance(page, DisplayData)
+    assert "Return the number of items in a container" in page.data["text/plain"]

@@ -30,13 +30,11 @@ def of_the_host() -> Iterator[str]:
     configured = told("apt-config", "dump") + told(sys.executable, "-m", "pip", "config", "list")
     lists = [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]
     configured += "".join(path.read_text() for path in lists if path.is_file())
-    configured += "\n".join(
-        value for name, value in os.environ.items() if re.search("proxy|pip|index", name, re.IGNORECASE)
-    )
-    for whole, password, host in re.findall(
-        r"(?:https?|file)://((?:[^/@\s']*:([^/@\s']*)@)?([^/\s'\":]*))", configured
-    ):
-        yield from (whole, password, host)
+    named = re.compile("proxy|pip|index", re.IGNORECASE)
+    configured += "\n".join(value for name, value in os.environ.items() if named.search(name))
+    for whole in re.findall(r"https?://([^/\s'\"]*)", configured):
+        account, _, host = whole.rpartition("@")
+        yield from (host, host.split(":")[0], *account.split(":"))
     servers = Path("/etc/resolv.conf")
     yield from re.findall(r"^nameserver\s+(\S+)", servers.read_text() if servers.exists() else "", re.MULTILINE)
 
