@@ -8,6 +8,7 @@ with the line ends of Windows runs.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 import asyncio
+import threading
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -75,6 +76,9 @@ class SessionKernel(IPythonKernel):
 
     async def do_execute(self, code: str, *arguments: Any, **options: Any) -> dict[str, Any]:
         """Run a cell."""
+        if threading.current_thread() is not threading.main_thread():
+            # A subshell; the kernel does not wait for it.
+            return await super().do_execute(code.replace("\r\n", "\n"), *arguments, **options)
         self._idle.clear()
         try:
             # As Python reads them in its own files; a shell or another program would stumble over them.
