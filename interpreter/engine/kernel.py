@@ -111,7 +111,8 @@ class Kernel:
         status = event.get("status")
         if self._log_rate.take():
             log.info("kernel died", session=self._session_id, context=self.context, status=status)
-        error = KernelDied(f"the kernel died ({_cause(status)})", hint="Restart it; files are kept")
+        cause = _cause(status, event.get("cause"))
+        error = KernelDied(f"the kernel died ({cause})", hint="Restart it; files are kept")
         self.connection.kernel_died(error)
         self._tell("died", status if isinstance(status, int) else None)
 
