@@ -124,4 +124,5 @@ def limit_memory(user: Path) -> None:
     have = {name: int(value.split()[0]) * 1024 for name, value in about.items()}
     free = have["MemFree"] + have["Active(file)"] + have["Inactive(file)"] - have["Mapped"]
     current = int((user / "memory.current").read_text(encoding="ascii"))
-    (user / "memory.max").write_text(str(current + free - _KEPT_MB * 1024**2), encoding="ascii")
+    limit = max(current + free - _KEPT_MB * 1024**2, have["MemTotal"] // 2)
+    (user / "memory.max").write_text(str(limit), encoding="ascii")

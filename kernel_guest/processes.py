@@ -201,7 +201,9 @@ class Zygote:
         with theirs:
             descriptor = theirs.fileno()
             os.set_inheritable(descriptor, True)
-            command = [sys.executable, "-m", "kernel_guest.zygote", str(self._warmup), "drop" if self._drop else "keep"]
+            # As root it must not import what the user may write.
+            program = [sys.executable, "-s", "-m", "kernel_guest.zygote"]
+            command = [*program, str(self._warmup), "drop" if self._drop else "keep"]
             actions = [
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_DUP2, descriptor, 3),

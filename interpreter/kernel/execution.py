@@ -9,7 +9,6 @@ from typing import Any, Final, Literal, Protocol
 from interpreter.errors import ExecutionTimeout, GuestMisbehaved, GuestRefused, GuestUnresponsive
 from interpreter.events import OUTPUT_TYPES
 from interpreter.kernel.connection import Inbox, KernelConnection
-from interpreter.kernel.depth import is_too_deep
 from interpreter.kernel.message import Message
 from interpreter.kernel.outputs import DisplayData, Error, Output, Result, output_of
 
@@ -203,7 +202,7 @@ def pages_of(reply: dict[str, Any]) -> list[Output]:
     """What the code showed in a pager, as ``len?`` does: it comes with the reply, and front ends show it as output."""
     payloads: list[Any]
     match reply:
-        case {"payload": [*payloads]} if payloads and not is_too_deep(reply):
+        case {"payload": [*payloads]}:
             pages = [payload["data"] for payload in payloads if _is_page(payload)]
             return [DisplayData(data=data) for data in pages]
         case _:

@@ -44,10 +44,19 @@ def settle() -> None:
     # Without what is meant for ipykernel itself, so that argparse in a cell finds no arguments.
     sys.argv = [(launcher and launcher.origin) or ""]
     multiprocessing.process.ORIGINAL_DIR = str(Path.cwd())  # pyright: ignore[reportAttributeAccessIssue]
-    if site.ENABLE_USER_SITE:
-        # What was installed since the fork's parent started; also what such packages have in .pth files.
-        site.addsitedir(site.getusersitepackages())
+    if sys.prefix == sys.base_prefix and not os.environ.get("PYTHONNOUSERSITE"):
+        _add_user_packages()
     _read_temporary_folder()
+
+
+def _add_user_packages() -> None:
+    """What pip installs for the user, in its usual place; the fork's parent, which is root's, never looks there."""
+    packages = site.getusersitepackages()
+    before = (at for at, entry in enumerate(sys.path) if entry.endswith("-packages"))
+    sys.path.insert(next(before, len(sys.path)), packages)
+    site.ENABLE_USER_SITE = True
+    # Also what such packages have in .pth files.
+    site.addsitedir(packages)
 
 
 def _replace_path(before: str, now: str) -> None:

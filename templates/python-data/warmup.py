@@ -4,6 +4,8 @@ import io
 import shutil
 
 import jedi
+import jinja2
+import lxml.etree
 import matplotlib
 
 matplotlib.use("module://matplotlib_inline.backend_inline")
@@ -18,11 +20,13 @@ import pyarrow.parquet
 import requests
 import scipy.optimize
 import scipy.stats
+import seaborn
 import sklearn.cluster
 import sklearn.ensemble
 import sklearn.linear_model
 import sklearn.model_selection
 import sklearn.preprocessing
+import tabulate
 
 frame = pd.read_csv(io.StringIO("day,region,amount\n2024-01-01,north,1.5\n2024-01-02,south,2.5\n"), parse_dates=["day"])
 frame.groupby("region")["amount"].agg(["sum", "mean"])

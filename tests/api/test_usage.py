@@ -63,7 +63,7 @@ async def test_sleeping_costs_next_to_nothing(api: Api, session_id: str) -> None
 
 async def test_memory_is_what_the_session_holds(api: Api, session_id: str) -> None:
     first = await next_second(api, session_id)
-    await api.run(session_id, "data = bytearray(b'x' * 200_000_000)")
+    await api.run(session_id, "data = bytearray(b'x') * 200_000_000")
     last = await next_second(api, session_id)
     assert last["memory_peak_bytes"] - first["memory_peak_bytes"] > 190 * MB
     assert last["series"][-1]["memory_bytes"] > 200 * MB

@@ -18,13 +18,14 @@ import asyncio, json, socket, sys
 from pathlib import Path
 from kernel_guest.commands import RunningCommand, command_of
 from kernel_guest.frames import FrameDecoder
+from kernel_guest.groups import Group
 from kernel_guest.processes import Reaper
 
 async def main(home, body, user):
     reaper = Reaper()
     reaper.start()
     before = Path("/proc/self/oom_score_adj").read_text()
-    command = RunningCommand.start(command_of(body, Path(home)), user, reaper)
+    command = RunningCommand.start(command_of(body, Path(home)), user, reaper, Group(None))
     assert Path("/proc/self/oom_score_adj").read_text() == before
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
