@@ -1,8 +1,9 @@
-"""Tracebacks as IPython writes them, in the time that a plain shell needs.
+"""Tracebacks as IPython writes them, in the time that a plain shell needs, and with the lines that failed.
 
 IPython asks for each frame, several times, which module it belongs to; the code of a cell belongs to none that has a
-file, so each time all modules are walked. With a thousand modules and a thousand frames that takes a minute. And to
-mark the expression that failed it parses the whole file, which takes seconds with those of large libraries.
+file, so each time all modules are walked. With a thousand modules and a thousand frames that takes a minute. To mark
+the expression that failed it parses whole files, which takes seconds with those of large libraries. And of a cell it
+shows the line that a frame has come to since, in a ``finally`` for example, not the one that raised.
 """
 
 import inspect
@@ -18,9 +19,8 @@ from stack_data.core import RepeatedFrames
 
 _ENDS = 10
 """How many frames are shown of either end of a long traceback."""
-
-ultratb.FAST_THRESHOLD = 200
-"""Lines from which on a file is not parsed; IPython has 10,000."""
+_LINES = 3
+"""How many lines before the one that failed are shown of a library, and after it one less."""
 
 
 class _LeftOut(RepeatedFrames):
@@ -38,20 +38,14 @@ class _LeftOut(RepeatedFrames):
 class QuickTraceback(ultratb.AutoFormattedTB):
     """IPython's formatter of exceptions."""
 
-    def get_records(self, etb: TracebackType, context: int, tb_offset: int) -> Any:
-        """The frames to show."""
-        chain = list(_chain(etb))
-        for link in chain:
-            _note_module(link.tb_frame)
-        if len(chain) <= 3 * _ENDS:
-            return super().get_records(etb, context, tb_offset)
-        first, last = (_joined(part) for part in (chain[:_ENDS], chain[-_ENDS:]))
-        left_out: Any = FrameInfo._from_stack_data_FrameInfo(_LeftOut(len(chain) - 2 * _ENDS))  # noqa: SLF001  # pyright: ignore
-        return [
-            *super().get_records(first, context, tb_offset),
-            left_out,
-            *super().get_records(last, context, tb_offset),
-        ]
+    def get_records(self, etb: TracebackType, context: int, tb_offset: int) -> Any:  # noqa: ARG002  (IPython passes it)
+        """The frames to show. Those of IPython itself are left out, as it does."""
+        links = [link for link in _chain(etb) if not _is_ipythons(link.tb_frame)]
+        if len(links) <= 3 * _ENDS:
+            return [_record(link, context) for link in links]
+        first, last = ([_record(link, context) for link in part] for part in (links[:_ENDS], links[-_ENDS:]))
+        left_out: Any = FrameInfo._from_stack_data_FrameInfo(_LeftOut(len(links) - 2 * _ENDS))  # noqa: SLF001  # pyright: ignore
+        return [*first, left_out, *last]
 
 
 def warm_up() -> None:
@@ -64,25 +58,23 @@ def warm_up() -> None:
         )
 
 
-def _note_module(frame: FrameType) -> None:
-    """Put down which module a frame belongs to, where `inspect.getmodule` looks first."""
-    file, name = frame.f_code.co_filename, frame.f_globals.get("__name__")
-    # What has no file of its own, as a cell, belongs to a module that has none either.
-    owner = name if file == frame.f_globals.get("__file__") and name in sys.modules else "__main__"
-    known: dict[str, str] = inspect.modulesbyfile  # pyright: ignore
-    known.setdefault(os.path.normcase(os.path.abspath(file)), owner)  # noqa: PTH100
-
-
 def _chain(traceback: TracebackType | None) -> Iterator[TracebackType]:
     while traceback is not None:
         yield traceback
         traceback = traceback.tb_next
 
 
-def _joined(links: list[TracebackType]) -> TracebackType:
-    joined: TracebackType | None = None
-    for link in reversed(links):
-        joined = TracebackType(joined, link.tb_frame, link.tb_lasti, link.tb_lineno)
-    if joined is None:
-        raise ValueError("a traceback has at least one frame")
-    return joined
+def _record(link: TracebackType, context: int) -> Any:
+    frame = link.tb_frame
+    file, name = frame.f_code.co_filename, str(frame.f_globals.get("__name__"))
+    is_modules = file == frame.f_globals.get("__file__") and name in sys.modules
+    # Where `inspect.getmodule` looks first. What has no file of its own, as a cell, belongs to a module without one.
+    known: dict[str, str] = inspect.modulesbyfile  # pyright: ignore
+    known.setdefault(os.path.normcase(os.path.abspath(file)), name if is_modules else "__main__")  # noqa: PTH100
+    # Of a cell as many as IPython shows.
+    lines = _LINES if is_modules else context - 1
+    return FrameInfo("Raw frame", file, link.tb_lineno, frame, frame.f_code, context=lines)
+
+
+def _is_ipythons(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).split(".")[0] == "IPython"

@@ -1,9 +1,15 @@
 """What a session's kernel does otherwise than a stock one, seen from outside."""
 
+import re
+
 import pytest
 from guest_on_host import Kernel
 
 from interpreter.kernel.outputs import DisplayData, Stream
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 @pytest.mark.parametrize("call", ["exit()", "quit()", "exit(3)", "import sys; sys.exit(3)"])
@@ -36,6 +42,15 @@ async def test_a_short_traceback_is_whole(kernel: Kernel) -> None:
     assert result.error is not None
     text = "\n".join(result.error.traceback)
     assert [word in text for word in ("outer()", "inner()", "ZeroDivisionError", "more")] == [True, True, True, False]
+
+
+async def test_the_line_that_raised_is_shown_not_the_one_that_its_frame_came_to(kernel: Kernel) -> None:
+    result = await kernel.run(
+        "try:\n    1 / 0\nexcept ZeroDivisionError as error:\n    raise ValueError('two') from error"
+    )
+    assert result.error is not None
+    arrows = [line for line in plain("\n".join(result.error.traceback)).splitlines() if line.startswith("---->")]
+    assert arrows == ["----> 2     1 / 0", "----> 4     raise ValueError('two') from error"]
 
 
 async def test_the_modules_are_not_walked_for_a_traceback(kernel: Kernel) -> None:
