@@ -3,6 +3,7 @@
 import atexit
 import gc
 import io
+import logging
 import sys
 import threading
 from typing import Any, cast
@@ -25,6 +26,8 @@ def end_python() -> None:
     private._shutdown()  # noqa: SLF001  (there is no public name for what Python does first at its end)
     runner: Any = atexit
     runner._run_exitfuncs()  # noqa: SLF001
+    # Nobody takes what is logged now.
+    logging.raiseExceptions = False
     gc.collect()
     for found in cast("list[object]", gc.get_objects()):
         # By its type: `isinstance` would ask proxies, which may do anything.

@@ -8,6 +8,7 @@ import warnings
 from typing import Any
 
 _INLINE = "module://matplotlib_inline.backend_inline"
+_OF_FILES = {"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"}
 _GLYPH = re.compile(r"Glyph \d+ \(.*\) missing from (?P<fonts>font\(s\) .*)", re.DOTALL)
 _CODE = re.compile(r"Glyph (\d+)")
 
@@ -34,7 +35,8 @@ class Plots:
         Code for scripts often asks for "Agg", to need no screen. In a kernel that would end all plots without a word.
         """
         pyplot = sys.modules.get("matplotlib.pyplot")
-        if pyplot and pyplot.get_backend().lower() == "agg" and os.environ.get("MPLBACKEND", "").lower() != "agg":
+        backend = pyplot.get_backend().lower() if pyplot else ""
+        if pyplot and backend in _OF_FILES and os.environ.get("MPLBACKEND", "").lower() != backend:
             pyplot.switch_backend(_INLINE)
             sys.modules["matplotlib_inline.backend_inline"].show(close=True)
 

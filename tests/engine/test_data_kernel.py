@@ -57,8 +57,9 @@ async def test_options_of_libraries_are_those_of_a_stock_kernel(data: Session) -
     assert differences.keys() <= {"pandas display.encoding", "matplotlib backend_fallback"}
 
 
-async def test_plots_are_shown_after_code_asked_for_a_backend_of_files(data: Session) -> None:
-    prepare = "import matplotlib\nmatplotlib.use('Agg')\nimport matplotlib.pyplot as plt\n"
+@pytest.mark.parametrize("backend", ["Agg", "svg"])
+async def test_plots_are_shown_after_code_asked_for_a_backend_of_files(data: Session, backend: str) -> None:
+    prepare = f"import matplotlib\nmatplotlib.use('{backend}')\nimport matplotlib.pyplot as plt\n"
     assert await images(data, f"{prepare}plt.plot([1, 2])\nplt.savefig('saved.png')\nplt.show()") == 1
     assert await images(data, "plt.plot([3, 4]);") == 1
 
