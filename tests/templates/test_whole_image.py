@@ -27,7 +27,9 @@ def of_the_host() -> Iterator[str]:
     yield from (str(ROOT), sys.prefix, str(Path.home()), os.environ.get("INTERPRETER_HOME", ""))
     # A short one could be a word.
     yield socket.gethostname() if len(socket.gethostname()) >= 8 else ""
-    configured = told("apt-config", "dump") + told(sys.executable, "-m", "pip", "config", "list")
+    options = told("apt-config", "dump", "--format", "%f %v%n", "Acquire").splitlines()
+    configured = "\n".join(option for option in options if "proxy" in option.lower())
+    configured += told(sys.executable, "-m", "pip", "config", "list")
     lists = [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]
     configured += "".join(path.read_text() for path in lists if path.is_file())
     named = re.compile("proxy|pip|index", re.IGNORECASE)
