@@ -135,7 +135,7 @@ class Execution:
                     elif channel == "shell" and message.type == "execute_reply":
                         self._reply = message.content
                         for page in pages_of(self._reply):
-                            if self._keep_outputs:
+                            if self._options.keep_outputs:
                                 self._outputs.append(page)
                             yield page
                     elif channel == "stdin" and message.type == "input_request":
