@@ -35,13 +35,14 @@ async def test_it_ends_what_the_cell_does(kernel: Kernel, code: str, error: str)
                 await kernel.interrupt()
         result = await execution.result()
     assert result.error is not None
-    assert result.error.ename == error
+    # Before it has come to its await it is still its own code that runs.
+    assert result.error.ename in {error, "KeyboardInterrupt"}
     assert await kernel.printed("print(kept)") == "1\n"
 
 
 async def test_the_cell_may_clean_up(kernel: Kernel) -> None:
-    code = "import asyncio\nprint('runs', flush=True)\n"
-    code += "try:\n    await asyncio.sleep(600)\nfinally:\n    cleaned = True"
+    code = "import asyncio\ntry:\n    print('runs', flush=True)\n"
+    code += "    await asyncio.sleep(600)\nfinally:\n    cleaned = True"
     execution = kernel.execute(code)
     async with asyncio.timeout(SECONDS):
         async for output in execution:
