@@ -40,20 +40,6 @@ _HERE: Final = Path(__file__).parent
 _OURS: Final = ("init.sh", "rootfs.py", "initramfs.py", "site.py")
 _GUEST: Final = _HERE.parent.parent / "kernel_guest"
 _HOME: Final = "/home/user"
-_PUBLIC_SOURCES: Final = """\
-Types: deb
-URIs: http://deb.debian.org/debian
-Suites: {suite} {suite}-updates
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-
-Types: deb
-URIs: http://deb.debian.org/debian-security
-Suites: {suite}-security
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-"""
-"""What the image says of where packages come from, wherever they came from here."""
 _PIP_SETTINGS: Final = """# Without a network pip would try again and again, and then say that there is no such package.
 [global]
 index-url = https://this-session-has-no-network.invalid/simple
@@ -123,11 +109,8 @@ def _write_overlay(template: Template, overlay: Path, site: Path, suite: _Suite)
     (about / "template.json").write_text(json.dumps({"name": template.name}), encoding="utf-8")
     (overlay / "etc" / "hostname").write_text("interpreter\n", encoding="utf-8")
     (overlay / "etc" / "hosts").write_text("127.0.0.1 localhost\n::1 localhost\n", encoding="utf-8")
-    # In place of what mmdebstrap takes over from this host: its name server, and mirrors, with passwords at times.
+    # In place of what mmdebstrap takes over from this host.
     (overlay / "etc" / "resolv.conf").touch()
-    sources = overlay / "etc" / "apt" / "sources.list.d"
-    sources.mkdir(parents=True)
-    (sources / "debian.sources").write_text(_PUBLIC_SOURCES.format(suite=template.definition.suite), encoding="utf-8")
     (overlay / "etc" / "pip.conf").write_text(_PIP_SETTINGS, encoding="utf-8")
     for path in overlay.rglob("*"):
         if not path.is_symlink():
@@ -148,7 +131,7 @@ async def _run_mmdebstrap(template: Template, suite: _Suite, folder: Path, overl
         f"tar-out /kernel {folder / 'kernel.tar'}",
         'rm -r "$1/kernel"',
         f'chroot "$1" useradd --create-home --uid 1000 --shell /bin/bash --home-dir {_HOME} user',
-        # What was for this build alone: mirrors, proxies.
+        # What was for this build alone: mirrors, with passwords at times, and proxies.
         'rm -rf "$1/etc/apt/sources.list" "$1"/etc/apt/sources.list.d/* "$1/etc/apt/apt.conf.d/99mmdebstrap"',
         f"sync-in {overlay} /",
         f'chroot "$1" python3 -m compileall -q -j 0 /usr/local/lib/python{suite.python}/dist-packages',
