@@ -73,7 +73,8 @@ async def _taken_over(found: FoundMachine, pidfd: int, ended: asyncio.Future[str
         with ExitStack() as sockets:
             try:
                 control, doorbell = (connect(sockets, found.folder / name) for name in (CONTROL, DOORBELL))
-            except (BlockingIOError, ConnectionError, FileNotFoundError) as error:
+            # Nobody listens. All else is not the machine's: that QEMU has not let go of who was connected before, too.
+            except (ConnectionRefusedError, FileNotFoundError) as error:
                 raise MachineDied("the machine does not answer any more") from error
             stack.push(sockets.pop_all())
         try:
