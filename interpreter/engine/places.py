@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from interpreter.errors import HostError
+from interpreter.private import private_folder
 
 _PREFIX: Final = "interpreter-"
 
@@ -40,7 +41,8 @@ class Places:
         place = Place(_PREFIX + key, self._home / key)
         try:
             # Whoever can enter it can take the machine over.
-            place.folder.mkdir(mode=0o700, parents=True)
+            private_folder(self._home)
+            place.folder.mkdir(mode=0o700)
         except OSError as error:
             raise HostError(f"{place.folder} cannot be made: {error.strerror}") from None
         try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from interpreter.errors import DiskFull, HostError
+from interpreter.private import private_folder
 from interpreter.vm.memory import copy_sparse
 
 SCRATCH: Final = "scratch"
@@ -43,5 +44,5 @@ def _create(folder: Path, *, named: bool) -> FileIO | BinaryIO:
     if named:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         return FileIO(folder / SCRATCH, "r+", opener=lambda path, _: os.open(path, flags, 0o600))
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(folder)
     return tempfile.TemporaryFile(dir=folder, buffering=0)
