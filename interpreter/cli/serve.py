@@ -10,6 +10,7 @@ from rich.markup import escape
 from interpreter.api.app import create_app, open_service
 from interpreter.api.http.descriptors import raise_limit, room_for_connections
 from interpreter.api.http.server import new_server
+from interpreter.cli.heap import return_large_buffers
 from interpreter.cli.logs import configure as configure_logging
 from interpreter.cli.terminal import err
 from interpreter.errors import ConfigurationError
@@ -29,6 +30,7 @@ async def serve(settings: Settings) -> None:
             hint="Set INTERPRETER_API_KEY",
         )
     put_service_first()
+    return_large_buffers()
     # Whatever makes a file from here on, a library for one, makes it for the service's user alone.
     os.umask(0o077)
     connections = room_for_connections(settings, raise_limit())

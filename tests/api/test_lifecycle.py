@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +140,9 @@ async def test_without_memory_the_largest_session_goes_before_the_host_does(
         await api.run(large, "data = bytearray(b'x' * 100_000_000)")
         await api.service.sessions.ledger.sample()
         # More than any host has; of this service alone, since the others of the run look at the host's memory too.
-        sessions = api.service.sessions
-        sessions.settings = sessions.settings.model_copy(update={"memory_reserve_mb": 1_000_000_000})
+        guard = api.service.sessions._guard
+        memory = next(resource for resource in guard._resources if resource.name == "memory")
+        guard._resources = [replace(memory, reserve=10**15)]
         clock.advance(1)
         seen = await ended(api, large)
         assert (seen["state"], seen["reason"]) == ("failed", "out_of_memory")
