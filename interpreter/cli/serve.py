@@ -1,6 +1,7 @@
 """``interpreter serve``: the service in this process, until a signal ends it."""
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -48,6 +49,9 @@ async def serve(settings: Settings) -> None:
                 configure_logging()
                 server = new_server(app, settings, connections)
                 serving = asyncio.create_task(server.serve([listener]))
+                # What is there now stays: collections need not look at it again.
+                gc.collect()
+                gc.freeze()
                 _announce(settings, listener)
                 ending = asyncio.create_task(asked_to_end.wait())
                 await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)

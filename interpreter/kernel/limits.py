@@ -49,12 +49,11 @@ def check_json(data: bytes, what: str, *, size: int = MAX_SIZE, values: int = MA
         # Backslashes are in strings alone (where not, a parser stops); without those that stand for themselves and for
         # quotes, each quote is an end.
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    too_many = TooLarge(f"{what} has more than {values} values")
     if data.count(b'"') > 2 * values:
-        raise too_many
+        raise _too_many(what, values)
     outside = b'""'.join(data.split(b'"')[::2])
     if _count(outside, _MARKS) >= values:
-        raise too_many
+        raise _too_many(what, values)
     if max(map(len, outside.translate(_BREAKS).split(b","))) > MAX_NUMBER:
         raise TooLarge(f"{what} has a number of more than {MAX_NUMBER} characters")
     if max(accumulate(array("b", outside.translate(_STEPS, _NO_BRACKETS))), default=0) > MAX_DEPTH:
@@ -94,6 +93,11 @@ def dump_json(value: object) -> bytes:
         return to_json(value)
     except ValueError:
         return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _too_many(what: str, values: int) -> TooLarge:
+    # Not a variable beside the data: error, traceback and data would hold each other.
+    return TooLarge(f"{what} has more than {values} values")
 
 
 def _count(data: bytes, characters: bytes) -> int:

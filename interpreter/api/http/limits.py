@@ -1,5 +1,6 @@
 """How much a request may bring. What is too long is refused before, or while, it is read; JSON before it is parsed."""
 
+import gc
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -13,6 +14,7 @@ from interpreter.kernel.limits import check_json
 from interpreter.settings import Settings
 
 _JSON_LIMIT: Final = 16 * 1024 * 1024
+_LARGE: Final = 1024 * 1024
 _MULTIPART_OVERHEAD: Final = 1024 * 1024
 _NOTEBOOKS: Final = "/v1/notebooks/execute"
 
@@ -57,7 +59,13 @@ class BodyLimitMiddleware:
             return
         except ClientDisconnect:
             return
-        await self._app(scope, _again(body, receive), send)
+        large = len(body) > _LARGE
+        again = _again(body, receive)
+        del body
+        await self._app(scope, again, send)
+        if large:
+            # A request and what is made of it hold each other; the collector would come after many of them.
+            gc.collect()
 
     def _limit_of(self, path: str) -> int:
         if path.endswith("/files/upload"):
