@@ -27,11 +27,11 @@ from interpreter.api.metrics import Metrics, MetricsMiddleware
 from interpreter.api.service import Service
 from interpreter.clock import Clock, SystemClock
 from interpreter.engine.engine import Engine
-from interpreter.sessions.ownership import own_home
 from interpreter.sessions.service import open_sessions
 from interpreter.sessions.supervised import Supervisor
 from interpreter.settings import Settings
 from interpreter.store.database import open_database
+from interpreter.store.ownership import own_home
 from interpreter.store.store import ResultLimits, Store
 
 _ABOUT = """
