@@ -1,13 +1,15 @@
 """ipykernel's kernel and shell, with what a session does otherwise than a stock kernel.
 
-A cell that awaits can be interrupted; ``exit()`` ends the code as ``sys.exit()`` does; tracebacks are quick; a cell
-with the line ends of Windows runs.
+A cell that awaits can be interrupted; ``exit()`` ends the code as ``sys.exit()`` does, and a console when it stands
+alone; tracebacks are quick; a cell with the line ends of Windows runs.
 """
 
 # IPython has few types.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 import asyncio
+import re
+import sys
 import threading
 import warnings
 from collections.abc import Generator
@@ -27,11 +29,22 @@ from kernel_guest.kernel.tracebacks import QuickTraceback
 _AFTER_EXIT = "The code ended here. The kernel goes on with its variables; restart it to begin anew."
 
 
+_ONLY_EXIT = re.compile(r"\s*(exit|quit)\s*(\(\s*(keep_kernel\s*=\s*(True|False))?\s*\))?\s*;?\s*")
+
+
 class _Exit(ZMQExitAutocall):
     """``exit`` and ``quit``: end the code that runs. A stock kernel runs it to its end, and ends itself then."""
 
-    def __call__(self, code: object = None, *, keep_kernel: bool = True) -> None:  # noqa: ARG002  (it always is)
-        raise SystemExit(code)
+    alone = False
+    """Whether the code that runs is nothing else: then a person leaves a console."""
+
+    def __call__(self, code: object = None, *, keep_kernel: bool = False) -> None:
+        if not self.alone:
+            raise SystemExit(code)
+        shell: Any = self._ip
+        # A console leaves when it is told so; it ends the kernel that it started, unless it is told to keep it.
+        shell.payload_manager.write_payload({"source": "ask_exit", "keepkernel": keep_kernel})
+        sys.stderr.write(f"{_AFTER_EXIT}\n")
 
 
 class SessionShell(ZMQInteractiveShell):
@@ -81,6 +94,8 @@ class SessionKernel(IPythonKernel):
             return await super().do_execute(code.replace("\r\n", "\n"), *arguments, **options)
         self._idle.clear()
         try:
+            shell: Any = self.shell
+            shell.exiter.alone = _ONLY_EXIT.fullmatch(code) is not None
             # As Python reads them in its own files; a shell or another program would stumble over them.
             return await super().do_execute(code.replace("\r\n", "\n"), *arguments, **options)
         finally:

@@ -26,15 +26,20 @@ WORKS: dict[str, tuple[Any, str]] = {
 }
 
 
-def failing_once(original: Callable[..., Any]) -> Callable[..., Any]:
-    left = [OSError(errno.EMFILE, os.strerror(errno.EMFILE))]
+class Failing:
+    """Work that fails until it was seen to."""
 
-    def call(*args: Any) -> Any:
-        if left:
-            raise left.pop()
-        return original(*args)
+    def __init__(self, original: Callable[..., Any]) -> None:
+        self._original = original
+        self.seen = False
 
-    return call
+    def work(self) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            if not self.seen:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return self._original(*args)
+
+        return call
 
 
 @pytest.mark.parametrize("name", WORKS)
@@ -42,12 +47,14 @@ async def test_work_that_fails_of_what_nobody_expected_is_told_by_readyz_until_i
     engine: Engine, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     owner, attribute = WORKS[name]
-    monkeypatch.setattr(owner, attribute, failing_once(getattr(owner, attribute)))
+    failing = Failing(getattr(owner, attribute))
+    monkeypatch.setattr(owner, attribute, failing.work())
     own = Settings(home=own_home(settings, tmp_path / "home"), default_template="base", pool={"base": 1})
     async with serve(own) as api:
         async with asyncio.timeout(SECONDS):
             while (answer := await api.client.get("/readyz")).status_code == 200:
                 continue
+        failing.seen = True
         error = answer.json()["error"]
         assert (answer.status_code, error["code"]) == (503, "not_ready")
         assert f"{name}: OSError: [Errno 24] Too many open files" in error["message"]

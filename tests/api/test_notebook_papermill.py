@@ -98,6 +98,8 @@ def shape(notebook: dict[str, Any]) -> list[dict[str, Any]]:
 
 def cell_outputs(cell: dict[str, Any]) -> list[dict[str, Any]]:
     events = [{**output, "type": output["output_type"]} for output in cell.get("outputs", [])]
+    # A stock kernel advises after sys.exit() to leave by ways that are none in a session.
+    events = [one for one in events if "To exit: use 'exit'" not in one.get("text", "")]
     # The two streams come by ways of their own, so that either may be first.
     streams = sorted((one for one in events if one["type"] == "stream"), key=lambda one: one["name"])
     return joined([one for one in events if one["type"] != "stream"] + streams)

@@ -40,7 +40,7 @@ def small_disk(tmp_path: Path, megabytes: int) -> Generator[Settings]:
         pytest.skip("only root can mount a small file system")
     folder = tmp_path / "small"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "small", folder], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=700", "small", folder], check=True)
     yield Settings(home=folder)
     # A mount that is still in use cannot be taken away: that fails the test.
     subprocess.run(["umount", folder], check=True)

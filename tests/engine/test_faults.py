@@ -204,7 +204,7 @@ async def test_fifty_rounds_leave_memory_descriptors_and_processes_as_they_were(
 
 
 async def test_a_kernel_out_of_memory_dies_alone(session: Session) -> None:
-    with pytest.raises(KernelDied, match="signal 9"):
+    with pytest.raises(KernelDied, match="out of memory"):
         await session.execute("x = []\nwhile True: x.append(bytearray(16_000_000))")
     await session.restart()
     assert (await session.execute("1")).text == "1"

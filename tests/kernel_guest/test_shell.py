@@ -22,10 +22,13 @@ async def test_exit_ends_the_code_there_and_the_kernel_goes_on(kernel: Kernel, c
     assert await kernel.printed("print(kept)") == "still\n"
 
 
-async def test_exit_without_a_call_ends_the_code_too(kernel: Kernel) -> None:
-    result = await kernel.run("exit")
-    assert result.error is not None
-    assert result.error.ename == "SystemExit"
+@pytest.mark.parametrize("code", ["exit", "quit()", " exit( ) ;\n", "exit(keep_kernel=True)"])
+async def test_exit_alone_is_no_error_and_the_kernel_goes_on(kernel: Kernel, code: str) -> None:
+    await kernel.run("kept = 'still'")
+    result = await kernel.run(code)
+    assert (result.status, result.error) == ("ok", None)
+    assert "The kernel goes on" in result.stderr
+    assert await kernel.printed("print(kept)") == "still\n"
 
 
 async def test_a_deep_recursion_is_told_in_a_few_frames(kernel: Kernel) -> None:
