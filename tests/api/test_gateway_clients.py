@@ -27,6 +27,8 @@ from jupyter_server.gateway.gateway_client import GatewayClient
 from jupyter_server.gateway.managers import GatewayKernelManager
 how, url, source, target, kernel, *parameters = sys.argv[1:]
 GatewayClient.instance().url = url
+# Once an answer takes a second, the client asks its manager in a way that this one lacks (jupyter-server 2.21).
+GatewayKernelManager._async_is_alive = GatewayKernelManager.is_alive
 manager = "jupyter_server.gateway.managers.GatewayKernelManager"
 if how == "papermill":
     import papermill
