@@ -76,10 +76,10 @@ fuzz: setup ## Fuzz the parsers of what comes from the guest (FUZZ_RUNS=200000 e
 	@for target in tests/fuzz/fuzz_*.py; do echo "== $$target"; \
 		$(BIN)/python $$target -runs=$${FUZZ_RUNS:-200000} -max_total_time=$${FUZZ_SECONDS:-120} || exit 1; done
 
-lock: setup ## Resolve requirements.lock anew
-	@$(BIN)/python -m pip install --quiet "pip-tools>=7.4"
-	@$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links \
-		--no-emit-trusted-host --no-header --extra dev --extra guest --output-file requirements.lock pyproject.toml
+lock: setup ## Resolve requirements.lock anew, for the oldest Python that the package runs on
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.5"
+	@$(BIN)/uv pip compile --quiet --strip-extras --generate-hashes --no-header --python-version 3.11.0 \
+		--extra dev --extra guest --output-file requirements.lock pyproject.toml
 	@sed -i '1i # Names, versions and hashes of everything that `make setup` installs; made by `make lock`.' requirements.lock
 
 clean: ## Remove what the build tools made (not INTERPRETER_HOME)
