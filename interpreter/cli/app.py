@@ -11,8 +11,8 @@ from interpreter.cli import notebook as notebook_command
 from interpreter.cli import run as run_command_module
 from interpreter.cli import session as session_command
 from interpreter.cli import template as template_command
-from interpreter.cli.source import read_cells
-from interpreter.cli.terminal import run_command
+from interpreter.cli.source import read_source
+from interpreter.cli.terminal import prepare_streams, run_command
 from interpreter.engine.engine import DEFAULT_TEMPLATE
 from interpreter.settings import load_settings
 
@@ -35,6 +35,10 @@ app.add_typer(kernelspec_command.app)
 @app.command()
 def run(
     file: Annotated[Path | None, typer.Argument(help="FILE.py or FILE.ipynb to run.")] = None,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(help="Arguments of FILE.py, in its sys.argv; put -- before such as begin with -."),
+    ] = None,
     code: Annotated[str | None, typer.Option("--code", "-c", help="Code to run, in place of a file.")] = None,
     template_name: Annotated[str, typer.Option("--template", "-t", help="Template to restore.")] = DEFAULT_TEMPLATE,
     upload: Annotated[list[Path] | None, typer.Option(help="File to put into the session first; repeatable.")] = None,
@@ -44,12 +48,14 @@ def run(
 ) -> None:
     """Restore a session, run code in it, and show its outputs as they come.
 
-    Exits with 0 when the code ended well, 1 when it raised, 124 when it ran out of time, 3 when the service failed.
+    A Python file is put into the session's home folder and runs there as it would with `python FILE.py`. Exits with 0
+    when the code ended well, 1 when it raised, what it gave to sys.exit, 124 when it ran out of time, 3 when the
+    service failed.
     """
 
     async def main() -> int:
         request = run_command_module.RunRequest(
-            cells=read_cells(code, file),
+            source=read_source(code, file, arguments or []),
             template=template_name,
             uploads=upload or [],
             timeout=timeout,
@@ -156,4 +162,5 @@ def template_rm(
 
 def main() -> None:
     """Entry point of the command."""
+    prepare_streams()
     app()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from interpreter.cli.display import Display
-from interpreter.cli.source import Cell
-from interpreter.cli.terminal import EXIT_CODE_RAISED, err, print_json, step
+from interpreter.cli.cells import CellsShown
+from interpreter.cli.source import Source
+from interpreter.cli.terminal import err, step
 from interpreter.cli.transfer import local_file, transfer_bar
 from interpreter.engine.engine import Engine
 from interpreter.engine.session import Session
@@ -24,7 +24,7 @@ from interpreter.settings import Settings
 class RunRequest:
     """What to run and how. ``timeout`` is in seconds, for all cells together."""
 
-    cells: list[Cell]
+    source: Source
     template: str
     uploads: list[Path]
     timeout: float | None
@@ -37,14 +37,15 @@ async def run(settings: Settings, request: RunRequest) -> int:
     for path in request.uploads:
         if not path.is_file():
             raise ConfigurationError(f"{path} is not a file that can be uploaded")
-    display = Display(request.out, json_lines=request.json_lines)
     async with AsyncExitStack() as stack:
         with step(f"restoring a session of {request.template}", quiet=request.json_lines):
             engine = await stack.enter_async_context(Engine(settings, progress=_tell_progress))
             session = await stack.enter_async_context(engine.session(template=request.template))
         for path in request.uploads:
             await _upload(session, path, quiet=request.json_lines)
-        return await _run_cells(session, request, display)
+        for name, content in request.source.files.items():
+            await session.files.upload(content, name)
+        return await _run_cells(session, request)
 
 
 async def _upload(session: Session, path: Path, *, quiet: bool) -> None:
@@ -63,24 +64,25 @@ def _tell_progress(text: str) -> None:
     err.print(f"[yellow]template:[/] {escape(text)}")
 
 
-async def _run_cells(session: Session, request: RunRequest, display: Display) -> int:
+async def _run_cells(session: Session, request: RunRequest) -> int:
+    shown = CellsShown(request.out, json_lines=request.json_lines)
     loop = asyncio.get_running_loop()
     deadline = None if request.timeout is None else loop.time() + request.timeout
-    for cell in request.cells:
+    for cell in request.source.cells:
         left = None if deadline is None else deadline - loop.time()
         if left is not None and left <= 0:
             raise ExecutionTimeout(f"the code did not end within {request.timeout:g} s")
         execution = session.execute(
-            cell.code, timeout=left, on_input=ask if sys.stdin.isatty() and not request.json_lines else None
+            cell.code,
+            store_history=cell.store_history,
+            timeout=left,
+            on_input=ask if sys.stdin.isatty() and not request.json_lines else None,
         )
         async for output in execution:
-            display.show(output)
+            shown.show(output)
         result = await execution.result()
-        if request.json_lines:
-            status = {"status": result.status, "execution_count": result.execution_count, "cell": cell.number}
-            print_json({"type": "result", **status})
-        if result.status != "ok":
-            return EXIT_CODE_RAISED
+        if (code := shown.ended(cell, result.status, result.execution_count)) is not None:
+            return code
     return 0
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,11 +15,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from rich.markup import escape
 from rich.table import Column, Table
 
-from interpreter.cli.display import Display
+from interpreter.cli.cells import CellsShown
 from interpreter.cli.run import ask as ask_on_terminal
-from interpreter.cli.source import Cell, read_cells
+from interpreter.cli.source import Source, read_source
 from interpreter.cli.terminal import (
-    EXIT_CODE_RAISED,
     EXIT_TIMEOUT,
     err,
     out,
@@ -148,6 +147,10 @@ def stop(
 def execute(
     session_id: IdArgument,
     file: Annotated[Path | None, typer.Argument(help="FILE.py or FILE.ipynb to run.")] = None,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(help="Arguments of FILE.py, in its sys.argv; put -- before such as begin with -."),
+    ] = None,
     code: Annotated[str | None, typer.Option("--code", "-c", help="Code to run, in place of a file.")] = None,
     context: Annotated[str, typer.Option(help="Which kernel runs it.")] = "main",
     timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds that the code may take in all.")] = None,
@@ -156,12 +159,15 @@ def execute(
 ) -> None:
     """Run code in a session and show its outputs as they come.
 
-    Exits with 0 when the code ended well, 1 when it raised, 124 when it ran out of time, 3 when the service failed.
+    A Python file is put into the session's home folder, in the place of one of that name, and runs there as it would
+    with `python FILE.py`; its variables stay. Exits with 0 when the code ended well, 1 when it raised, what it gave to
+    sys.exit, 124 when it ran out of time, 3 when the service failed.
     """
 
     async def main(client: "AsyncClient") -> int:
         request = _ExecRequest(context, timeout, images, json_output)
-        return await _run_cells(client.session(session_id), read_cells(code, file), request)
+        source = read_source(code, file, arguments or [])
+        return await _run_cells(client.session(session_id), source, request)
 
     raise typer.Exit(_run(main, json_output))
 
@@ -283,37 +289,44 @@ class _ExecRequest:
     json_lines: bool
 
 
-async def _run_cells(session: "AsyncSession", cells: Iterable[Cell], request: _ExecRequest) -> int:
-    display = Display(request.images, json_lines=request.json_lines)
+async def _run_cells(session: "AsyncSession", source: Source, request: _ExecRequest) -> int:
+    shown = CellsShown(request.images, json_lines=request.json_lines)
     loop = asyncio.get_running_loop()
     deadline = None if request.timeout is None else loop.time() + request.timeout
-    for cell in cells:
+    for name, content in source.files.items():
+        await session.upload(content, name)
+    for cell in source.cells:
         left = None if deadline is None else deadline - loop.time()
         if left is not None and left <= 0:
             raise ExecutionTimeout(f"the code did not end within {request.timeout:g} s")
         on_input = ask_on_terminal if sys.stdin.isatty() and not request.json_lines else None
-        events = session.stream(cell.code, context_id=request.context, timeout=left, on_input=on_input)
+        events = session.stream(
+            cell.code,
+            context_id=request.context,
+            timeout=left,
+            store_history=cell.store_history,
+            on_input=on_input,
+        )
         async with contextlib.aclosing(events):
             async for event in events:
                 if event["type"] in OUTPUT_TYPES:
-                    display.show(_output(event))
+                    shown.show(_output(event))
                 elif event["type"] == "truncated" and not request.json_lines:
                     err.print("[yellow]There is more output than the service keeps; the rest was left out.[/]")
-                elif event["type"] == "done" and not _ended_well(event, cell, request):
-                    return EXIT_CODE_RAISED
+                elif event["type"] == "done":
+                    status, count = _ending(event)
+                    if (code := shown.ended(cell, status, count)) is not None:
+                        return code
     return 0
 
 
-def _ended_well(done: "Event", cell: Cell, request: _ExecRequest) -> bool:
+def _ending(done: "Event") -> tuple[str, int | None]:
     from interpreter.client import error_from_result
 
-    status = done.get("status")
+    status, count = done.get("status"), done.get("execution_count")
     if status not in {"ok", "error", "aborted"}:
         raise error_from_result(done.get("error"), f"the execution ended as {status}")
-    if request.json_lines:
-        result = {"status": status, "execution_count": done.get("execution_count"), "cell": cell.number}
-        print_json({"type": "result", **result})
-    return status == "ok"
+    return str(status), count if isinstance(count, int) else None
 
 
 def _output(event: "Event") -> Output:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import logging
 import signal
@@ -51,9 +52,18 @@ def run_command(main: Coroutine[Any, Any, T], *, json_output: bool) -> T:
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
+def prepare_streams() -> None:
+    """Have standard output and error take any text: what their encoding cannot hold is written as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def print_json(value: object) -> None:
     """One line of JSON on standard output."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    # The escapes of other encodings than this are none of JSON's.
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    sys.stdout.write(json.dumps(value, ensure_ascii=not is_utf8) + "\n")
     sys.stdout.flush()
 
 

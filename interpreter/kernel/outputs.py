@@ -1,6 +1,8 @@
 """What an execution gives: outputs as they arrive, and the result at the end, each with Jupyter's mime bundle."""
 
-from typing import Annotated, Any, Literal
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -8,6 +10,9 @@ from interpreter.errors import GuestMisbehaved
 from interpreter.kernel.message import Message
 
 MimeBundle = dict[str, Any]
+
+_STATUS: Final = re.compile(r"-?[0-9]{1,20}")
+_STATUSES: Final = {"": 0, "None": 0, "False": 0, "True": 1}
 
 
 class _Output(BaseModel):
@@ -79,6 +84,24 @@ def output_of(message: Message) -> Output:
         fault = error.errors()[0]
         where = ".".join(str(part) for part in fault["loc"])
         raise GuestMisbehaved(f"the kernel sent a {message.type} with a wrong {where}: {fault['msg']}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class SystemExitAsked:
+    """How code wants to end its program: with a status as the system has it, and a last text on standard error."""
+
+    status: int
+    text: str | None = None
+
+
+def system_exit(ename: object, evalue: object) -> SystemExitAsked | None:
+    """What Python makes of a SystemExit, as far as its text tells; None of all other exceptions."""
+    if ename != "SystemExit":
+        return None
+    text = str(evalue)
+    if _STATUS.fullmatch(text):
+        return SystemExitAsked(int(text) & 0xFF)
+    return SystemExitAsked(_STATUSES[text]) if text in _STATUSES else SystemExitAsked(1, text)
 
 
 class Result(BaseModel):

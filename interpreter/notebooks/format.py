@@ -1,4 +1,4 @@
-"""Notebooks as they come in and go out: JSON, nbformat's schemas, versions 3 and 4. The one place that uses nbformat.
+"""Notebooks as they come in and go out: JSON, versions 2 to 4, nbformat's schema. The one place that uses nbformat.
 
 A notebook may come out of a session or from anybody who may call: nothing of it is taken for granted. All of this
 takes time that grows with the notebook; callers run it in a thread.
@@ -9,10 +9,10 @@ import math
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, Final, cast
-from uuid import uuid4
 
 from interpreter.errors import InvalidRequest, TooLarge
 from interpreter.kernel.limits import check_json
+from interpreter.notebooks.repair import new_id, repaired_cell, repaired_metadata
 
 Notebook = dict[str, Any]
 """A notebook of format 4.5, valid by its schema, with plain dictionaries and lists in it."""
@@ -21,6 +21,7 @@ MAX_CELLS: Final = 10_000
 MAX_SOURCE: Final = 8_000_000
 """Characters of one cell: what one execution may have."""
 _MAX_VALUES: Final = 2_000_000
+_MAJORS: Final = frozenset({2, 3, 4})
 _MINOR: Final = 5
 _LANGUAGES: Final = frozenset({"python", "ipython", "python3", "ipython3"})
 _KERNELSPEC: Final = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
@@ -50,42 +51,30 @@ def parse_notebook(data: bytes, what: str = "the body") -> Any:
 
 
 def read_notebook(value: object) -> Notebook:
-    """A notebook of format 3 or 4 as one of 4.5, without its outputs. Changes ``value``. Raises InvalidRequest."""
+    """A notebook of format 2, 3 or 4 as one of 4.5, mended, without its outputs. Raises InvalidRequest."""
     if not isinstance(value, dict):
         raise InvalidRequest("a notebook is a JSON object with nbformat and cells")
     given = cast("dict[str, Any]", value)
-    major, minor = given.get("nbformat"), given.get("nbformat_minor", 0)
-    if type(major) is not int or type(minor) is not int or minor < 0:
+    major = given.get("nbformat")
+    if type(major) is not int:
         raise InvalidRequest("this is not a notebook: it has no nbformat", hint="Send the content of an .ipynb file")
-    if major not in {3, 4}:
+    if major not in _MAJORS:
         raise InvalidRequest(f"notebooks of format {str(major)[:20]} cannot be run", hint="Save it in format 4")
-    # One from the future is held to the newest schema that is known; nbformat keeps a schema for each number it sees.
-    given["nbformat_minor"] = minor = min(minor, _MINOR) if major == 4 else 0
-    cells = _cells_of(given, major)
-    if major == 4 and any("id" in cell for cell in cells):
-        # Only cells of 4.5 have ids, whatever the notebook says of itself.
-        given["nbformat_minor"] = minor = _MINOR
-    for cell in cells:
-        if cell.get("cell_type") == "code":
-            # They are made anew, so it does not matter what they are.
-            cell["outputs"] = []
-            cell["execution_count" if major == 4 else "prompt_number"] = None
-    if major == 4 and minor == _MINOR:
-        _repair_ids(cells)
-    if major == 3:
-        for cell in cells:
-            cell.pop("prompt_number", None)
-    _validate(given, major, minor)
-    notebook = _upgraded(given, major, minor)
-    _repair_ids(notebook["cells"])
-    _validate(notebook, 4, _MINOR)
+    taken: set[str] = set()
+    notebook: Notebook = {
+        "cells": [repaired_cell(cell, number, major, taken) for number, cell in enumerate(_cells_of(given, major))],
+        "metadata": repaired_metadata(given.get("metadata"), major),
+        "nbformat": 4,
+        "nbformat_minor": _MINOR,
+    }
+    _validate(notebook)
     _check_content(notebook)
     return notebook
 
 
 def new_cell(source: str, tags: list[str], taken: set[str]) -> dict[str, Any]:
     """A code cell whose id is none of ``taken``."""
-    cell_id = _new_id(taken)
+    cell_id = new_id(taken)
     return {
         "cell_type": "code",
         "execution_count": None,
@@ -94,11 +83,6 @@ def new_cell(source: str, tags: list[str], taken: set[str]) -> dict[str, Any]:
         "outputs": [],
         "source": source,
     }
-
-
-def tags_of(cell: dict[str, Any]) -> list[str]:
-    """A cell's tags."""
-    return cell["metadata"].get("tags", [])
 
 
 def fill_metadata(notebook: Notebook, language_info: object) -> None:
@@ -147,7 +131,7 @@ def as_json(value: object) -> bytes:
 
 def _cells_of(notebook: dict[str, Any], major: int) -> list[dict[str, Any]]:
     lists = [notebook.get("cells")]
-    if major == 3:
+    if major < 4:
         sheets = notebook.get("worksheets")
         if not isinstance(sheets, list) or not all(isinstance(sheet, dict) for sheet in cast("list[Any]", sheets)):
             raise InvalidRequest("the notebook's worksheets are not a list of objects")
@@ -165,23 +149,6 @@ def _cells_of(notebook: dict[str, Any], major: int) -> list[dict[str, Any]]:
     return cells
 
 
-def _repair_ids(cells: list[dict[str, Any]]) -> None:
-    """Give an id to each cell that has none, or another one's. What is no id at all is left for the schema to tell."""
-    taken: set[str] = set()
-    for cell in cells:
-        cell_id = cell.setdefault("id", None)
-        if cell_id is None or (isinstance(cell_id, str) and cell_id in taken):
-            cell_id = cell["id"] = _new_id(taken)
-        if isinstance(cell_id, str):
-            taken.add(cell_id)
-
-
-def _new_id(taken: set[str]) -> str:
-    while (cell_id := uuid4().hex[:8]) in taken:
-        pass
-    return cell_id
-
-
 @cache
 def _nbformat() -> Any:
     # With the first notebook, not before: it takes a second and 26 MB that a service without notebooks need not spend.
@@ -191,9 +158,9 @@ def _nbformat() -> Any:
     return nbformat
 
 
-def _validate(notebook: dict[str, Any], major: int, minor: int) -> None:
+def _validate(notebook: Notebook) -> None:
     try:
-        _nbformat().validate(notebook, version=major, version_minor=minor)
+        _nbformat().validate(notebook)
     except _nbformat().ValidationError as error:
         # Not str(error), which quotes what it is about at length.
         where = "".join(f"[{part!r}]" for part in getattr(error, "absolute_path", ()))
@@ -201,17 +168,6 @@ def _validate(notebook: dict[str, Any], major: int, minor: int) -> None:
         raise InvalidRequest(f"the notebook is not valid{f' at {where[:200]}' if where else ''}: {why}") from None
     except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
         raise InvalidRequest("the notebook is not valid") from None
-
-
-def _upgraded(notebook: dict[str, Any], major: int, minor: int) -> Notebook:
-    try:
-        node = _nbformat().versions[major].to_notebook_json(notebook, minor=minor)
-        upgraded: Notebook = _plain(_nbformat().v4.upgrade(_nbformat().convert(node, 4)))
-    except (AttributeError, LookupError, TypeError, ValueError, RecursionError, _nbformat().ValidationError):
-        raise InvalidRequest(f"the notebook of format {major} cannot be made one of format 4") from None
-    for key in ("orig_nbformat", "orig_nbformat_minor"):
-        upgraded["metadata"].pop(key, None)
-    return upgraded
 
 
 def _check_content(notebook: Notebook) -> None:
@@ -222,15 +178,6 @@ def _check_content(notebook: Notebook) -> None:
     for number, cell in enumerate(notebook["cells"]):
         if len(cell["source"]) > MAX_SOURCE:
             raise InvalidRequest(f"cell {number} of the notebook is longer than {MAX_SOURCE} characters")
-
-
-def _plain(value: Any) -> Any:
-    # nbformat's nodes copy what is put into them, so that nothing that was put there can be changed later.
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in cast("dict[str, Any]", value).items()}
-    if isinstance(value, list):
-        return [_plain(part) for part in cast("list[Any]", value)]
-    return value
 
 
 def _finite(value: Any) -> Any:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from interpreter.errors import InvalidRequest
-from interpreter.notebooks.format import MAX_SOURCE, Notebook, new_cell, tags_of
+from interpreter.notebooks.cells import tags_of
+from interpreter.notebooks.format import MAX_SOURCE, Notebook, new_cell
 
 INJECTED: Final = "injected-parameters"
 _DECLARED: Final = "parameters"

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from interpreter.clock import Clock, SystemClock
 from interpreter.errors import InterpreterError, InvalidRequest, TooLarge
@@ -18,15 +18,8 @@ from interpreter.kernel.channels import MAIN
 from interpreter.kernel.execution import ExecutionOptions
 from interpreter.kernel.limits import parse_json
 from interpreter.kernel.paths import check_path
-from interpreter.notebooks.format import (
-    Notebook,
-    as_file,
-    as_members,
-    fill_metadata,
-    parse_notebook,
-    read_notebook,
-    tags_of,
-)
+from interpreter.notebooks.cells import ends_well, is_run, may_raise, notebook_to_run
+from interpreter.notebooks.format import Notebook, as_file, as_members, fill_metadata, parse_notebook
 from interpreter.notebooks.outputs import NotebookOutputs
 from interpreter.notebooks.parameters import inject_parameters
 from interpreter.sessions.executions import ExecutionRequest, RunningExecution
@@ -37,11 +30,6 @@ from interpreter.sessions.service import Sessions
 from interpreter.store.records import NewSession
 
 Status = Literal["ok", "error", "timeout", "kernel_died", "failed"]
-_SKIP: Final = "skip-execution"
-_MAY_RAISE: Final = "raises-exception"
-_MARKER: Final = "papermill-error-cell-tag"
-"""Of cells that papermill adds to a notebook that failed."""
-_EXITS: Final = frozenset({"", "0"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +153,7 @@ class RunningNotebook:
             about: dict[str, Any] = cell["metadata"]["papermill"]
             about |= {"start_time": _time(began), "exception": False, "status": "running"}
             self.journal.add({"type": "cell_started", "index": index, "id": cell["id"], "cell_type": cell["cell_type"]})
-            result = await self._run_cell(index, cell) if _is_run(cell) else {"status": "skipped"}
+            result = await self._run_cell(index, cell) if is_run(cell) else {"status": "skipped"}
             cell["execution_count"] = result.get("execution_count")
             if cell["cell_type"] != "code":
                 del cell["execution_count"]
@@ -228,10 +216,9 @@ class RunningNotebook:
             case "ok" | "skipped":
                 return None
             case "error":
-                if self._request.allow_errors or _MAY_RAISE in tags_of(cell):
+                if self._request.allow_errors or may_raise(cell):
                     return None
-                if error and error.get("ename") == "SystemExit" and error.get("evalue") in _EXITS:
-                    # It has ended itself, and says that all is well.
+                if ends_well(error):
                     return _Ending()
                 return _Ending("error", error, index)
             case "timeout" | "kernel_died" as status:
@@ -288,8 +275,7 @@ async def start_notebook(
 
 
 def _prepared(value: object, request: NotebookRequest) -> Notebook:
-    notebook = read_notebook(value)
-    notebook["cells"] = [cell for cell in notebook["cells"] if _MARKER not in tags_of(cell)]
+    notebook = notebook_to_run(value)
     inject_parameters(notebook, request.parameters)
     return notebook
 
@@ -332,10 +318,6 @@ async def _read(live: LiveSession, path: str, limit: int) -> bytes:
     if not data:
         raise InvalidRequest(f"{path} is empty, not a notebook")
     return data
-
-
-def _is_run(cell: dict[str, Any]) -> bool:
-    return cell["cell_type"] == "code" and cell["source"].strip() != "" and _SKIP not in tags_of(cell)
 
 
 def _time(seconds: float) -> str:

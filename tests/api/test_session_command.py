@@ -113,6 +113,83 @@ async def test_a_file_and_its_images(command: Command, shared: str, tmp_path: Pa
     assert (tmp_path / "o" / "figure-1.png").read_bytes().startswith(b"\x89PNG")
 
 
+PROGRAM = """# -*- coding: latin-1 -*-
+import asyncio, os, sys, threading
+
+async def main():
+    await asyncio.sleep(0)
+    print("ran", os.path.basename(__file__), sys.argv[1:], "café", flush=True)
+
+if __name__ == "__main__":
+    asyncio.run(main())
+    threading.Thread(target=lambda: (threading.Event().wait(0.2), print("thread", flush=True))).start()
+    left = open("left.txt", "w")
+    left.write("flushed")
+    if sys.argv[1] == "fail":
+        {}["a"]
+    sys.exit("bye" if sys.argv[1] == "text" else int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("argument", ["0", "3", "-1", "text", "fail"])
+async def test_a_file_runs_as_with_python(command: Command, shared: str, tmp_path: Path, argument: str) -> None:
+    script = tmp_path / "a program.py"
+    script.write_text(PROGRAM, encoding="latin-1")
+    plain = await asyncio.create_subprocess_exec(
+        *(sys.executable, script.name, argument),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+    )
+    code, out, err = await finish(plain)
+    told = await command("exec", shared, str(script), "--", argument)
+    assert told[:2] == (code, out)
+    assert told[2].splitlines()[-1:] == err.splitlines()[-1:]
+    # What it has written is there although it closed nothing, and its variables are.
+    assert await command("sh", shared, "cat left.txt") == (0, "flushed", "")
+    assert await command("exec", shared, "-c", "print(left.name, '__file__' in globals())") == (
+        0,
+        "left.txt False\n",
+        "",
+    )
+
+
+async def test_a_file_that_is_no_python_shows_where(command: Command, shared: str, tmp_path: Path) -> None:
+    (tmp_path / "wrong.py").write_text("x = 1\nx = = 2\n")
+    code, out, err = await command("exec", shared, "wrong.py")
+    assert (code, out) == (1, "")
+    assert "wrong.py:2" in err
+    assert "run_script" not in err
+
+
+async def test_code_that_exits_is_no_error(command: Command, shared: str) -> None:
+    for code, ending in (("0", (0, "", "")), ("5", (5, "", "")), ("'no'", (1, "", "no\n"))):
+        assert await command("exec", shared, "-c", f"import sys; sys.exit({code})") == ending
+
+
+async def test_a_notebook_runs_as_the_service_runs_it(command: Command, shared: str, tmp_path: Path) -> None:
+    cells = [
+        {"cell_type": "code", "input": ["print('one')", "1 / 0"], "metadata": {"tags": ["raises-exception"]}},
+        {"cell_type": "code", "input": "print('left out')", "metadata": {"tags": ["skip-execution"]}},
+        {"cell_type": "code", "input": "print('two')\nexit()"},
+        {"cell_type": "code", "input": "print('never')"},
+    ]
+    (tmp_path / "old.ipynb").write_text(json.dumps({"nbformat": 3, "worksheets": [{"cells": cells}]}))
+    code, out, err = await command("exec", shared, "old.ipynb")
+    assert (code, out) == (0, "one\ntwo\n")
+    assert "ZeroDivisionError" in err
+
+
+async def test_output_that_the_terminal_has_no_characters_for_is_escaped(
+    command: Command, shared: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    assert await command("exec", shared, "-c", "print('café')") == (0, "caf\\xe9\n", "")
+    lines = await command.json("exec", shared, "-c", "print('café')")
+    assert lines[0]["text"] == "café\n"
+
+
 async def test_json_gives_one_object_a_line_and_the_result_last(command: Command, session_id: str) -> None:
     lines = await command.json("exec", session_id, "-c", "print(1)")
     assert lines == [

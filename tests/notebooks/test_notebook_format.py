@@ -99,20 +99,107 @@ def test_outputs_of_an_earlier_run_are_left_out_whatever_they_are() -> None:
     assert (cell["outputs"], cell["execution_count"]) == ([], None)
 
 
+def code(**more: Any) -> dict[str, Any]:
+    return {"cell_type": "code", "id": "one", "metadata": {}, "source": "1", "outputs": [], **more}
+
+
+def read_cell(cell: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """One cell of a notebook, as it is read."""
+    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [cell], **more}
+    return read_notebook(notebook)["cells"][0]
+
+
+@pytest.mark.parametrize(
+    ("cell", "change"),
+    [
+        ({"cell_type": "markdown", "outputs": [], "execution_count": 1}, {"cell_type": "markdown"}),
+        ({"cell_type": "raw", "prompt_number": 2}, {"cell_type": "raw"}),
+        ({"cell_type": "heading", "level": 3}, {"cell_type": "markdown", "source": "### 1"}),
+        ({"cell_type": "heading", "level": 10**12}, {"cell_type": "markdown", "source": "###### 1"}),
+        ({"cell_type": "sql"}, {"cell_type": "raw"}),
+        ({"cell_type": "markdown", "attachments": {"a": 1}}, {"cell_type": "markdown"}),
+        ({"id": "#VSC-1a2b"}, {"id": "VSC-1a2b"}),
+        ({"id": "my cell"}, {"id": "my-cell"}),
+        ({"id": "x" * 300}, {"id": "x" * 64}),
+        ({"metadata": {"collapsed": None, "own": 1}}, {"metadata": {"own": 1}}),
+        ({"metadata": {"tags": ["a", "a", "b"]}}, {"metadata": {"tags": ["a", "b"]}}),
+        ({"metadata": {"tags": "a,b"}}, {"metadata": {"tags": ["a", "b"]}}),
+        ({"metadata": {"tags": [1, "", "a"]}}, {"metadata": {"tags": ["a"]}}),
+        ({"metadata": {"tags": None, "name": "", "scrolled": 1, "jupyter": 0, "execution": {"a": 1}}}, {}),
+        ({"metadata": None}, {}),
+        ({"source": None}, {"source": ""}),
+        ({"source": ["a\n", "b"]}, {"source": "a\nb"}),
+        ({"own": 1, "language": "python"}, {}),
+    ],
+    ids=[
+        *("outputs of markdown", "key of raw", "heading", "deep heading", "unknown kind", "attachments", "vscode id"),
+        *("id with a space", "long id", "collapsed null", "tag twice", "tags as text", "tags that are none"),
+        *("other metadata", "no metadata", "no source", "lines", "unknown keys"),
+    ],
+)
+def test_what_jupyter_opens_is_mended(cell: dict[str, Any], change: dict[str, Any]) -> None:
+    read = read_cell(code(**cell))
+    expected = {"cell_type": "code", "id": "one", "metadata": {}, "source": "1", **change}
+    if expected["cell_type"] == "code":
+        expected |= {"outputs": [], "execution_count": None}
+    assert read == expected
+
+
+@pytest.mark.parametrize("cell_id", ["", "##", None, 7, []], ids=["empty", "no letters", "null", "number", "list"])
+def test_what_is_no_id_at_all_is_replaced(cell_id: Any) -> None:
+    assert len(read_cell(code(id=cell_id))["id"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("metadata", "read"),
+    [
+        ({"kernelspec": {"name": "python3"}}, {"kernelspec": {"name": "python3", "display_name": "python3"}}),
+        ({"kernelspec": {"display_name": "P"}}, {"kernelspec": {"name": "P", "display_name": "P"}}),
+        ({"kernelspec": None, "language_info": {}, "title": 1, "authors": "me", "orig_nbformat": 0}, {}),
+        (
+            {"language_info": {"name": "python", "file_extension": 1, "codemirror_mode": []}},
+            {"language_info": {"name": "python"}},
+        ),
+        (None, {}),
+        ({"name": "kept", "own": [1]}, {"name": "kept", "own": [1]}),
+    ],
+    ids=["no display name", "no name", "wrong kinds", "language", "null", "own"],
+)
+def test_metadata_of_the_notebook_is_mended(metadata: Any, read: dict[str, Any]) -> None:
+    assert read_notebook({**copy.deepcopy(GOOD), "metadata": metadata})["metadata"] == read
+
+
+@pytest.mark.parametrize("major", [2, 3])
+def test_a_notebook_of_an_older_format_becomes_one_of_format_4(major: int) -> None:
+    cells = [
+        {"cell_type": "heading", "level": 10**12, "source": ["a\n", "b"]},
+        {"cell_type": "code", "language": "python", "input": ["x = 1", "x"], "prompt_number": 3, "collapsed": True},
+        {"cell_type": "html", "source": "<b>"},
+    ]
+    worksheets = [{"cells": cells[:1]}, {"cells": cells[1:], "metadata": {}}]
+    notebook = read_notebook({"nbformat": major, "metadata": {"name": "gone"}, "worksheets": worksheets})
+    assert [(cell["cell_type"], cell["source"]) for cell in notebook["cells"]] == [
+        ("markdown", "###### a b"),
+        ("code", "x = 1\nx"),
+        ("markdown", "<b>"),
+    ]
+    assert notebook["cells"][1]["metadata"] == {"collapsed": True}
+    assert notebook["metadata"] == {}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (
-            {"cells": [{"cell_type": "raw", "source": "", "metadata": {}, "id": f"{n}"} for n in range(MAX_CELLS + 1)]},
-            "cells",
-        ),
+        ({"cells": [{"cell_type": "raw", "source": ""}] * (MAX_CELLS + 1)}, "cells"),
         ({"metadata": {"kernelspec": {"name": "ir", "display_name": "R", "language": "R"}}}, "only Python"),
         ({"nbformat": True}, "no nbformat"),
         ({"nbformat": 10**30}, "cannot be run"),
-        ({"nbformat_minor": "5"}, "no nbformat"),
-        ({"nbformat_minor": -1}, "no nbformat"),
-        ({"extra": 1}, "extra"),
+        ({"cells": [{"source": "1"}]}, "cell 0 of the notebook has no cell_type"),
+        ({"cells": [{"cell_type": "code", "source": [1]}]}, "source of cell 0 of the notebook is not text"),
+        ({"cells": {}}, "not a list"),
+        ({"cells": [1]}, "not an object"),
     ],
+    ids=["many cells", "another language", "no version", "version", "no kind", "source", "no list", "no object"],
 )
 def test_what_is_wrong_is_told(change: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
