@@ -321,10 +321,10 @@ GOOD = notebook_of("1")
         ({"notebook": GOOD, "path": "a.ipynb"}, 422, "either notebook or path"),
         ({"notebook": []}, 422, "notebook"),
         ({"notebook": {}}, 422, "no nbformat"),
-        ({"notebook": {"nbformat": 2, "cells": []}}, 422, "format 2"),
+        ({"notebook": {"nbformat": 1, "cells": []}}, 422, "format 1"),
         ({"notebook": {**GOOD, "cells": {}}}, 422, "not a list"),
         ({"notebook": {**GOOD, "cells": [1]}}, 422, "cell 0"),
-        ({"notebook": {**GOOD, "cells": [{**GOOD["cells"][0], "source": 5}]}}, 422, "5"),
+        ({"notebook": {**GOOD, "cells": [{**GOOD["cells"][0], "source": 5}]}}, 422, "source of cell 0"),
         ({"notebook": {**GOOD, "metadata": {"language_info": {"name": "R"}}}}, 422, "only Python"),
         ({"notebook": GOOD, "path": None, "output_path": "x"}, 422, "session_id"),
         ({"notebook": GOOD, "session_id": "SHARED", "template": "base"}, 422, "the notebook's own"),
@@ -369,6 +369,26 @@ async def test_a_body_that_is_none_is_refused(api: Api, content: bytes, status: 
     answer = await api.client.post(URL, content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["message"]
+
+
+async def test_what_jupyter_opens_although_it_is_not_valid_runs(api: Api, shared: str) -> None:
+    cells = [
+        {"cell_type": "markdown", "metadata": {}, "source": "m", "outputs": []},
+        {"cell_type": "heading", "level": 10**12, "metadata": {}, "source": "h"},
+        {
+            "cell_type": "code",
+            "id": "#VSC-1",
+            "metadata": {"collapsed": None, "tags": ["a", "a"]},
+            "source": "print(1)",
+        },
+        {"cell_type": "code", "id": "", "metadata": {}, "source": ["print(2)\n", "1 / 0"], "own": {}},
+    ]
+    notebook = {"nbformat": 4, "nbformat_minor": 2, "metadata": {"kernelspec": {"name": "python3"}}, "cells": cells}
+    body = {"notebook": notebook, "session_id": shared, "allow_errors": True}
+    answer = await api.client.post(URL, json=body)
+    assert answer.status_code == 200, answer.text
+    assert printed(answer.json()) == ["1\n", "2\n"]
+    nbformat.validate(answer.json()["notebook"])
 
 
 async def test_a_long_notebook_is_taken(api: Api, shared: str) -> None:
