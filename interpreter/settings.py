@@ -147,7 +147,10 @@ class Settings(BaseSettings):
         description="Whether Jupyter Server's gateway client gets binary messages: it breaks on them, as of 2.21.",
     )
     interrupt_grace: float = Field(
-        default=5.0, gt=0, description="Seconds that interrupted code may take to end before its kernel is restarted."
+        default=5.0,
+        gt=0,
+        description="Seconds that interrupted code may take to end before its kernel is restarted. Calls that an "
+        "interrupt has to wait for do not count, for up to a minute in all.",
     )
     drain_seconds: float = Field(
         default=10.0, ge=0, description="Seconds that running cells are given when the service is stopped."

@@ -195,9 +195,9 @@ class Agent:
                     try:
                         iopub, dead = bool(body.get("iopub", True)), bool(body.get("dead", False))
                         await context.relay(self._zmq, reader, writer, iopub=iopub, dead=dead)
-                    except TimeoutError:
+                    except TimeoutError as error:
                         # By the streams: when they have let go of the connection nothing can be said on it any more.
-                        silent = {"code": "kernel_silent", "message": "the kernel did not answer in time"}
+                        silent = {"code": "kernel_silent", "message": str(error)}
                         writer.write(encode(Frame(Kind.ERROR, silent)))
             case {"service": "splice", "channel": str(channel)} if channel in CHANNELS:
                 context = self._context_of(body)
@@ -276,12 +276,13 @@ class Agent:
         except (Refused, NoKernel, files.FileRefused) as error:
             code = "no_kernel" if isinstance(error, NoKernel) else error.code
             writer.write(encode(Frame(Kind.ERROR, {"id": number, "code": code, "message": str(error)})))
-        except TimeoutError:
-            silent = {"code": "kernel_silent", "message": "the kernel did not answer in time; restart it"}
+        except TimeoutError as error:
+            silent = {"code": "kernel_silent", "message": str(error) or "the kernel did not answer in time"}
             writer.write(encode(Frame(Kind.ERROR, {"id": number, **silent})))
         except Exception as error:
             code = "io_error" if isinstance(error, OSError) else "failed"
-            body = {"id": number, "code": code, "message": f"{type(error).__name__}: {error}"}
+            message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            body = {"id": number, "code": code, "message": message}
             writer.write(encode(Frame(Kind.ERROR, body)))
 
     async def _call(self, call: dict[str, Any]) -> dict[str, Any]:
@@ -297,6 +298,8 @@ class Agent:
             case {"op": "interrupt"}:
                 self._context_of(call).interrupt()
                 return {}
+            case {"op": "progress"}:
+                return await self._context_of(call).progress()
             case {"op": "restart"}:
                 return {"pid": await self._context_of(call).restart(self._identity)}
             case {"op": "open_context", "context": str(name)}:

@@ -91,6 +91,10 @@ class Context:
         """Interrupt what runs. Raises NoKernel."""
         self.running().interrupt()
 
+    async def progress(self) -> dict[str, Any]:
+        """How far the kernel is; see `KernelProcess.progress`. Raises NoKernel."""
+        return await self.running().progress()
+
     async def renew(self, identity: KernelIdentity) -> None:
         """Give the running kernel a new identity; one that has died gets it when it is started again."""
         if self._kernel is not None:

@@ -11,12 +11,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kernel_guest.groups import Group
 
 _PR_SET_CHILD_SUBREAPER = 36
 _START_SECONDS = 120.0
+_WAKE_AFTER_SECONDS = (0.1, 0.5, 2.0)
+_STAGE_SECONDS = 1.0
 
 
 def become_reaper() -> None:
@@ -87,6 +89,7 @@ class KernelProcess:
         self.pid = pid
         self._channel = channel
         self._asking = asyncio.Lock()
+        self._looking: asyncio.Task[str] | None = None
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     async def ready(self) -> None:
@@ -104,6 +107,27 @@ class KernelProcess:
     def interrupt(self) -> None:
         """SIGINT to the kernel and what it has started."""
         self._signal(signal.SIGINT)
+        for seconds in _WAKE_AFTER_SECONDS:
+            asyncio.get_running_loop().call_later(seconds, self._wake)
+
+    async def progress(self) -> dict[str, Any]:
+        """How far it is: the processor time of its main thread, in clock ticks, and where that one is.
+
+        ``stage`` is as the kernel tells it (see ``interrupts.Stage``). One that cannot tell is in a call that holds
+        Python's lock.
+        """
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._stage())
+        # An answer that is late is waited for the next time: who asks something else then must not get it.
+        await asyncio.wait({self._looking}, timeout=_STAGE_SECONDS)
+        told = self._looking.done() and not self._looking.cancelled()
+        return {"stage": self._looking.result() if told else "calls", "ticks": _ticks(self.pid)}
+
+    async def _stage(self) -> str:
+        try:
+            return str((await self._ask({"stage": True})).get("stage"))
+        except OSError:
+            return "ended"
 
     async def end(self, seconds: float) -> None:
         """Interrupt its code and have it end as a program does, with what is open closed; after ``seconds`` kill it.
@@ -126,21 +150,43 @@ class KernelProcess:
 
     def close(self) -> None:
         """Let go of the socket."""
+        if self._looking is not None:
+            self._looking.cancel()
         self._channel.close()
 
     def _signal(self, number: int) -> None:
         if not self.exited.done():
             os.killpg(self.pid, number)
 
-    async def _ask(self, fields: dict[str, Any]) -> None:
+    def _wake(self) -> None:
+        if not self.exited.done():
+            os.kill(self.pid, signal.SIGURG)
+
+    async def _ask(self, fields: dict[str, Any]) -> dict[str, Any]:
         # One at a time: who asks gets the answer to it.
         async with self._asking:
             await asyncio.get_running_loop().sock_sendall(self._channel, json.dumps(fields).encode())
-            await self._answer()
+            return await self._answer()
 
-    async def _answer(self) -> None:
-        if not await asyncio.get_running_loop().sock_recv(self._channel, 64):
+    async def _answer(self) -> dict[str, Any]:
+        answer = await asyncio.get_running_loop().sock_recv(self._channel, 64)
+        if not answer:
             raise ConnectionResetError("the kernel ended")
+        # The kernel's code can say here what it likes.
+        told: Any = None
+        with contextlib.suppress(ValueError):
+            told = json.loads(answer)
+        return cast("dict[str, Any]", told) if isinstance(told, dict) else {}
+
+
+def _ticks(pid: int) -> int:
+    """Processor time of a process's main thread so far; none when it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/task/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return 0
+    # proc(5): utime and stime, the 14th and 15th field; the name before these has the second.
+    return int(fields[11]) + int(fields[12])
 
 
 class Zygote:
@@ -173,8 +219,12 @@ class Zygote:
             ours.close()
             raise
         self._reaper.watch(kernel.pid, kernel.exited.set_result)
-        async with asyncio.timeout(_START_SECONDS):
-            await kernel.ready()
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await kernel.ready()
+        except TimeoutError:
+            await kernel.kill()
+            raise TimeoutError(f"the kernel was not ready within {_START_SECONDS:g} s") from None
         return kernel
 
     def close(self) -> None:

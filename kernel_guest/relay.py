@@ -112,18 +112,27 @@ class Relay:
         self._streams.clear()
 
     async def welcomed(self) -> None:
-        """Wait until the kernel has taken the subscription to iopub; what it publishes then arrives."""
-        async with asyncio.timeout(WELCOME_SECONDS):
-            patience = _PATIENCE_SECONDS
-            while not await self._welcomed_within(patience):
-                # The welcome may have been lost, but the kernel sends one for each subscription.
-                if iopub := self._streams.get("iopub"):
-                    iopub.setsockopt(zmq.UNSUBSCRIBE, b"")
-                    iopub.setsockopt(zmq.SUBSCRIBE, b"")
-                patience *= 2
+        """Wait until the kernel has taken the subscription to iopub; what it publishes then arrives.
+
+        Raises TimeoutError.
+        """
+        try:
+            async with asyncio.timeout(WELCOME_SECONDS):
+                await self._insist_on_welcome()
+        except TimeoutError:
+            raise TimeoutError(f"the kernel did not let a client in within {WELCOME_SECONDS:g} s") from None
         # A stream that takes no more is still waited for; `_resume` listens then.
         if self._writer is not None and self._resuming is None:
             self._listen()
+
+    async def _insist_on_welcome(self) -> None:
+        patience = _PATIENCE_SECONDS
+        while not await self._welcomed_within(patience):
+            # The welcome may have been lost, but the kernel sends one for each subscription.
+            if iopub := self._streams.get("iopub"):
+                iopub.setsockopt(zmq.UNSUBSCRIBE, b"")
+                iopub.setsockopt(zmq.SUBSCRIBE, b"")
+            patience *= 2
 
     async def _welcomed_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):

@@ -7,9 +7,9 @@ from typing import Final, Literal
 
 import structlog
 
-from interpreter.errors import GuestMisbehaved, InterpreterError, KernelDied
+from interpreter.errors import GuestMisbehaved, GuestRefused, GuestUnresponsive, InterpreterError, KernelDied
 from interpreter.kernel.connection import KernelConnection
-from interpreter.kernel.control import AgentControl, AgentEvent
+from interpreter.kernel.control import AgentControl, AgentEvent, integer
 from interpreter.kernel.execution import Execution, ExecutionOptions
 from interpreter.rate import Rate
 
@@ -37,6 +37,7 @@ class Kernel:
         self._control = control
         self._restarting = asyncio.Lock()
         self._exit_expected = False
+        self._ticks = 0
         self._over: tuple[KernelChange, int | None] | None = ("died", None) if connection.is_dead else None
         # What a guest does writes the service's log.
         self._log_rate = Rate(1 / 60, 10)
@@ -75,6 +76,19 @@ class Kernel:
     async def interrupt(self) -> None:
         """Interrupt the code that runs now, as Ctrl-C does. Raises GuestUnresponsive, GuestRefused, MachineDied."""
         await self._control.call("interrupt", timeout=CALL_TIMEOUT, context=self.context)
+
+    async def is_ending(self) -> bool:
+        """Whether it has worked, since it was last asked, in a call that an interrupt waits for, or after the code.
+
+        Code of the user's that goes on does not count, and nothing does that the guest cannot tell.
+        """
+        try:
+            answer = await self._control.call("progress", timeout=CALL_TIMEOUT, context=self.context)
+        except (GuestRefused, GuestUnresponsive):
+            return False
+        ticks, before = integer(answer, "ticks"), self._ticks
+        self._ticks = ticks
+        return ticks > before and answer.get("stage") in {"calls", "ends"}
 
     async def restart(self) -> None:
         """Replace the kernel by a new one; its variables are gone, files stay.

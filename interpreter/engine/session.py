@@ -84,7 +84,13 @@ class Session:
     async def open_context(self, name: str) -> Kernel:
         """Start one more kernel. Raises GuestRefused, GuestUnresponsive."""
         await self.control.call("open_context", timeout=RESTART_TIMEOUT, context=name)
-        return await self.join_context(name)
+        try:
+            return await self.join_context(name)
+        except InterpreterError:
+            # Nobody knows of it, then.
+            with contextlib.suppress(InterpreterError):
+                await self.control.call("close_context", timeout=CALL_TIMEOUT, context=name)
+            raise
 
     async def join_context(self, name: str) -> Kernel:
         """Connect to a kernel that an earlier service has started. Raises GuestRefused when there is none."""

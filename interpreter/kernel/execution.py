@@ -18,7 +18,11 @@ OnInput = Callable[[str, bool], Awaitable[str]]
 REPLY_GRACE: Final = 5.0
 """Seconds to wait for the reply after the kernel is idle: an interrupt at the wrong moment loses the reply."""
 INTERRUPT_GRACE: Final = 5.0
-"""Seconds that interrupted code may take to end before the kernel is restarted."""
+"""Seconds that interrupted code may take to end before the kernel is restarted. While the interrupt cannot reach the
+code, or the kernel writes its traceback, they do not count,"""
+INTERRUPT_LIMIT: Final = 60.0
+"""but no more than so many seconds in all."""
+_LOOK_SECONDS: Final = 0.5
 
 
 class KernelControl(Protocol):
@@ -26,6 +30,10 @@ class KernelControl(Protocol):
 
     async def interrupt(self) -> None:
         """Interrupt the code that runs now."""
+        ...
+
+    async def is_ending(self) -> bool:
+        """Whether the kernel has got on, since it was last asked, with what comes before or after an interrupt."""
         ...
 
     async def restart(self) -> None:
@@ -185,17 +193,46 @@ class Execution:
                 async with asyncio.timeout(self._options.interrupt_grace):
                     while not self.begun.is_set():
                         self._note(*await inbox.get())
-            async with asyncio.timeout(self._options.interrupt_grace):
-                await self._control.interrupt()
-                while True:
-                    channel, message = await inbox.get()
-                    if channel == "iopub" and message.content.get("execution_state") == "idle":
-                        hint = "It was interrupted; the kernel keeps its variables"
-                        return ExecutionTimeout(what, hint=hint, kernel_restarted=False)
-        except (TimeoutError, GuestUnresponsive, GuestRefused):
-            await self._control.restart()
-            hint = "It could not be interrupted, so the kernel was restarted and its variables are gone"
-            return ExecutionTimeout(what, hint=hint, kernel_restarted=True)
+            await self._control.interrupt()
+            if await self._ends(inbox):
+                hint = "It was interrupted; the kernel keeps its variables"
+                return ExecutionTimeout(what, hint=hint, kernel_restarted=False)
+            why = "did not end when it was interrupted"
+        except (GuestUnresponsive, GuestRefused) as error:
+            why = f"could not be interrupted ({error.message})"
+        await self._control.restart()
+        hint = f"It {why}, so the kernel was restarted and its variables are gone; files are kept"
+        return ExecutionTimeout(what, hint=hint, kernel_restarted=True)
+
+    async def _ends(self, inbox: Inbox) -> bool:
+        """Whether interrupted code ends in the time that it has for that."""
+        ended, given_up = asyncio.create_task(_idle(inbox)), asyncio.create_task(self._patience())
+        try:
+            await asyncio.wait({ended, given_up}, timeout=INTERRUPT_LIMIT, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                ended.result()
+            return ended.done()
+        finally:
+            for task in (ended, given_up):
+                task.cancel()
+            await asyncio.wait({ended, given_up})
+
+    async def _patience(self) -> None:
+        """Return when the code has had its time."""
+        clock = asyncio.get_running_loop().time
+        left, before = self._options.interrupt_grace, clock()
+        while left > 0:
+            await asyncio.sleep(min(left, _LOOK_SECONDS))
+            ending, now = await self._control.is_ending(), clock()
+            left -= 0 if ending else now - before
+            before = now
+
+
+async def _idle(inbox: Inbox) -> None:
+    while True:
+        channel, message = await inbox.get()
+        if channel == "iopub" and message.content.get("execution_state") == "idle":
+            return
 
 
 def pages_of(reply: dict[str, Any]) -> list[Output]:

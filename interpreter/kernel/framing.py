@@ -13,6 +13,12 @@ _TURN_FRAMES: Final = 16
 _TURN_BYTES: Final = 1024 * 1024
 """So much is taken from one stream, however much is there, before others get their turn."""
 
+_HINTS: Final = {
+    "kernel_silent": "Restart the kernel, or try again when the machine has less to do; files are kept",
+    "no_kernel": "Restart the kernel; files are kept",
+}
+"""What helps, by the agent's word for why it refused."""
+
 Connect = Callable[[int], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 """Opens a stream to a port in the guest."""
 
@@ -96,7 +102,7 @@ def error_of(frame: Frame) -> InterpreterError:
     if frame.kind is not Kind.ERROR:
         return GuestMisbehaved(f"the guest sent {frame.kind} where an answer belongs")
     code, message = _text(frame, "code", "unknown")[:80], _text(frame, "message", "")[:1000]
-    return GuestRefused(message or code, guest_code=code)
+    return GuestRefused(message or code, guest_code=code, hint=_HINTS.get(code))
 
 
 def _text(frame: Frame, key: str, default: str) -> str:

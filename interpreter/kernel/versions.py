@@ -10,7 +10,7 @@ from typing import Final
 
 from interpreter.errors import GuestRefused, TemplateOutdated
 
-SPOKEN: Final[Mapping[int, frozenset[str]]] = {2: frozenset()}
+SPOKEN: Final[Mapping[int, frozenset[str]]] = {2: frozenset({"progress"}), 3: frozenset()}
 """By version, the operations that an agent of it does not know."""
 
 

@@ -24,6 +24,7 @@ from ipykernel.kernelapp import IPKernelApp
 from traitlets import Type, default
 
 from kernel_guest.kernel.environment import apply_environment, settle
+from kernel_guest.kernel.interrupts import wake_on_urgency
 from kernel_guest.kernel.messages import KernelSession, pack
 from kernel_guest.kernel.plots import Plots
 from kernel_guest.kernel.shell import SessionKernel
@@ -91,11 +92,12 @@ def write_connection_file(folder: Path, key: bytes) -> Path:
 def run_kernel(connection_file: Path, renewals: socket.socket, session: str, environment: dict[str, str]) -> None:
     """Run a kernel in this process until it is shut down. Tells over ``renewals`` when it is ready.
 
-    Later requests on ``renewals`` renew what clones must not share (see ``renew``), or end the kernel.
+    Later requests on ``renewals`` renew what clones must not share (see ``renew``), ask where its code is, or end it.
     """
     settle()
     apply_environment(environment)
     renew_random()
+    wake_on_urgency()
     app: Any = KernelApp.instance()
     app.initialize(
         [
@@ -143,12 +145,14 @@ def _serve_renewals(app: Any, renewals: socket.socket) -> None:
     with contextlib.suppress(OSError):
         renewals.send(b"{}")
         while request := renewals.recv(1 << 20):
-            fields = json.loads(request)
+            fields, answer = json.loads(request), {}
             if fields.get("freeze"):
                 gc.collect()
                 gc.freeze()
             elif fields.get("end"):
                 app.kernel.io_loop.add_callback(app.kernel.end)
+            elif fields.get("stage"):
+                answer = {"stage": app.kernel.stage()}
             else:
                 renew(app, fields["key"].encode("ascii"), fields["session"], fields["env"])
-            renewals.send(b"{}")
+            renewals.send(json.dumps(answer).encode())

@@ -9,6 +9,7 @@ alone; tracebacks are quick; a cell with the line ends of Windows runs.
 
 import asyncio
 import re
+import signal
 import sys
 import threading
 import warnings
@@ -23,7 +24,7 @@ from IPython.core.autocall import ZMQExitAutocall
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets import Type, default
 
-from kernel_guest.kernel.interrupts import cancelled_by_interrupt
+from kernel_guest.kernel.interrupts import Stage, cancelled_by_interrupt, stage_of
 from kernel_guest.kernel.tracebacks import QuickTraceback
 
 _AFTER_EXIT = "The code ended here. The kernel goes on with its variables; restart it to begin anew."
@@ -98,18 +99,34 @@ class SessionKernel(IPythonKernel):
             shell.exiter.alone = _ONLY_EXIT.fullmatch(code) is not None
             # As Python reads them in its own files; a shell or another program would stumble over them.
             return await super().do_execute(code.replace("\r\n", "\n"), *arguments, **options)
+        except KeyboardInterrupt as error:
+            # Of IPython's own work on the cell, before its code or after it. A stock kernel loses the reply.
+            return self._interrupted(error)
         finally:
+            # What comes from here on is too late, until the next request.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._idle.set()
+
+    def _interrupted(self, error: KeyboardInterrupt) -> dict[str, Any]:
+        shell: Any = self.shell
+        shell.showtraceback((type(error), error, error.__traceback__))
+        lines = shell._last_traceback or []  # noqa: SLF001  (ipykernel itself has it from there)
+        told = {"ename": "KeyboardInterrupt", "evalue": str(error), "traceback": lines}
+        return {"status": "error", "execution_count": shell.execution_count - 1, "user_expressions": {}, **told}
 
     async def end(self) -> None:
         """Leave the event loop, once the cell that runs has ended: it may have something to close."""
         await self._idle.wait()
         self.io_loop.stop()
 
+    def stage(self) -> Stage:
+        """Where the main thread is; for other threads."""
+        return stage_of(threading.main_thread().ident or 0, self._is_users)
+
+    def _is_users(self, frame: FrameType) -> bool:
+        return self.shell is not None and frame.f_globals is self.shell.user_ns
+
     @contextmanager
     def _cancel_on_sigint(self, future: "asyncio.Future[Any]") -> Generator[None]:
-        def is_users(frame: FrameType) -> bool:
-            return self.shell is not None and frame.f_globals is self.shell.user_ns
-
-        with cancelled_by_interrupt(future, InteractiveShell.run_code.__code__, is_users):
+        with cancelled_by_interrupt(future, InteractiveShell.run_code.__code__, self._is_users):
             yield

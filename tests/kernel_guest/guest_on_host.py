@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from interpreter.engine.kernel import Kernel as EngineKernel
 from interpreter.engine.renewal import Renewal
 from interpreter.errors import InterpreterError
 from interpreter.kernel.channels import MAIN
@@ -81,6 +82,7 @@ class Kernel:
     def __init__(self, guest: Guest, connection: KernelConnection) -> None:
         self.guest = guest
         self.connection = connection
+        self.is_ending = EngineKernel("guest", MAIN, guest.control, connection).is_ending
 
     async def interrupt(self) -> None:
         await self.guest.call("interrupt")

@@ -126,7 +126,8 @@ async def test_who_joins_a_kernel_that_is_silent_is_told_and_who_comes_when_it_s
             pid = int(await kernel.printed("import os; print(os.getpid())"))
             os.kill(pid, signal.SIGSTOP)
             try:
-                with pytest.raises(GuestRefused, match="did not answer in time") as refused:
+                told = r"did not let a client in within 3 s\. Restart the kernel"
+                with pytest.raises(GuestRefused, match=told) as refused:
                     async with guest.kernel():
                         pass
             finally:
@@ -350,3 +351,17 @@ async def test_a_welcome_that_was_lost_is_asked_for_again(tmp_path: Path) -> Non
         async with asyncio.timeout(SECONDS):
             await waiting
         relay.disconnect()
+
+
+LOSES_ONE_WELCOME = """
+thread = get_ipython().kernel.iopub_thread
+def lose(subscription):
+    del thread._send_welcome_message
+thread._send_welcome_message = lose
+"""
+
+
+async def test_a_kernel_that_loses_a_welcome_lets_its_client_in(guest: Guest, kernel: Kernel) -> None:
+    await kernel.run(LOSES_ONE_WELCOME)
+    async with asyncio.timeout(SECONDS), guest.kernel() as other:
+        assert await other.printed("print('_send_welcome_message' in vars(thread))") == "False\n"
