@@ -20,7 +20,9 @@ InterpreterError
 │   ├── GuestMisbehaved         the guest broke the protocol; its device is closed
 │   └── VsockConnectError       a stream could not be opened
 ├── KernelError
-│   ├── KernelDied              the kernel or its machine ended
+│   ├── KernelDied              the kernel ended
+│   │   └── SessionEnded        the whole session ended under what ran in it
+│   │       └── SessionExpired  its time was up
 │   └── ExecutionTimeout        the code ran longer than it may
 ├── TransferError               a file could not be moved in or out
 │   ├── FileNotFound            nothing is at that path in the session
@@ -191,6 +193,18 @@ class KernelDied(KernelError):
     """The kernel, or the machine that it runs in, ended."""
 
     code = "kernel_died"
+
+
+class SessionEnded(KernelDied):
+    """The session that the kernel is of ended: variables and files are gone."""
+
+    code = "session_ended"
+
+
+class SessionExpired(SessionEnded):
+    """The session's time was up."""
+
+    code = "session_expired"
 
 
 class ExecutionTimeout(KernelError):

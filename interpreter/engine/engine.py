@@ -16,7 +16,7 @@ from interpreter.engine.places import Place
 from interpreter.engine.renewal import Renewal
 from interpreter.engine.restore import Listeners, RestoredGuest, restore_guest, take_over_guest
 from interpreter.engine.session import Session
-from interpreter.errors import InterpreterError, KernelDied, TemplateError
+from interpreter.errors import InterpreterError, SessionEnded, TemplateError
 from interpreter.kernel.control import AgentEvent
 from interpreter.kernel.versions import check_spoken
 from interpreter.private import private_home
@@ -159,7 +159,7 @@ class Engine:
             finally:
                 # From here on the machine's end is no news.
                 events.session = None
-                session.end(KernelDied("the session was closed"))
+                session.end(SessionEnded("the session was closed"))
                 await session.close()
         log.info("session stopped", session=session_id)
 

@@ -7,7 +7,14 @@ from typing import Final, Literal
 
 import structlog
 
-from interpreter.errors import GuestMisbehaved, GuestRefused, GuestUnresponsive, InterpreterError, KernelDied
+from interpreter.errors import (
+    GuestMisbehaved,
+    GuestRefused,
+    GuestUnresponsive,
+    InterpreterError,
+    KernelDied,
+    SessionEnded,
+)
 from interpreter.kernel.connection import KernelConnection
 from interpreter.kernel.control import AgentControl, AgentEvent, integer
 from interpreter.kernel.execution import Execution, ExecutionOptions
@@ -131,8 +138,8 @@ class Kernel:
         self._tell("died", status if isinstance(status, int) else None)
 
     def end(self, error: InterpreterError) -> None:
-        """The machine is gone; all who wait for the kernel get KernelDied."""
-        self.connection.end(error if isinstance(error, KernelDied) else KernelDied(error.message, hint=error.hint))
+        """The kernel is gone for good; all who wait for it get KernelDied: SessionEnded when its machine is."""
+        self.connection.end(error if isinstance(error, KernelDied) else SessionEnded(error.message, hint=error.hint))
         self._tell("ended")
 
     def _misbehaved(self, error: GuestMisbehaved) -> None:

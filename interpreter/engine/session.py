@@ -159,7 +159,7 @@ class Session:
             kernel.on_event(event)
 
     def end(self, error: InterpreterError) -> None:
-        """The engine tells that the machine is gone; all who wait for a kernel get KernelDied."""
+        """The engine tells that the machine is gone; all who wait for a kernel get SessionEnded."""
         for kernel in self._kernels.values():
             kernel.end(error)
 

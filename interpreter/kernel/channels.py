@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from interpreter.errors import GuestMisbehaved, KernelDied, TooLarge
+from interpreter.errors import GuestMisbehaved, KernelDied, SessionEnded, TooLarge
 from interpreter.kernel.framing import Connect, FrameStream, open_service
 from interpreter.kernel.memory import Room
 from kernel_guest.frames import CHANNELS, MAX_MESSAGE, FrameError, Kind
@@ -37,7 +37,7 @@ class KernelChannels:
         except FrameError as error:
             raise TooLarge(f"the message cannot be sent: {error}") from None
         except ConnectionError as error:
-            raise KernelDied("the machine that the kernel runs in ended") from error
+            raise SessionEnded("the machine that the kernel runs in ended") from error
 
     async def receive(self) -> tuple[str, list[bytes]]:
         """The next message's channel and parts. Raises KernelDied at the end of the stream, GuestMisbehaved."""
@@ -45,7 +45,7 @@ class KernelChannels:
             try:
                 frame = await self._stream.receive()
             except OSError as error:
-                raise KernelDied("the machine that the kernel runs in ended") from error
+                raise SessionEnded("the machine that the kernel runs in ended") from error
             if frame is None:
                 raise KernelDied("the kernel's relay ended")
             if frame.kind is not Kind.MESSAGE:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
-from interpreter.errors import GuestMisbehaved, GuestUnresponsive, InterpreterError, KernelDied, TooLarge
+from interpreter.errors import GuestMisbehaved, GuestUnresponsive, InterpreterError, KernelDied, SessionEnded, TooLarge
 from interpreter.events import OUTPUT_TYPES
 from interpreter.kernel.channels import MAIN, KernelChannels, open_channels
 from interpreter.kernel.framing import Connect
@@ -231,4 +231,4 @@ async def connect_kernel(
         finally:
             task.cancel()
             await asyncio.wait({task})
-            connection.end(KernelDied("the session was closed"))
+            connection.end(SessionEnded("the session was closed"))

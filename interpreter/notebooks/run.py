@@ -16,7 +16,6 @@ from interpreter.clock import Clock, SystemClock
 from interpreter.errors import InterpreterError, InvalidRequest, TooLarge
 from interpreter.kernel.channels import MAIN
 from interpreter.kernel.execution import ExecutionOptions
-from interpreter.kernel.limits import parse_json
 from interpreter.kernel.paths import check_path
 from interpreter.notebooks.cells import ends_well, is_run, may_raise, notebook_to_run
 from interpreter.notebooks.format import Notebook, as_file, as_members, fill_metadata, parse_notebook
@@ -185,29 +184,22 @@ class RunningNotebook:
         except InterpreterError as error:
             return {"status": "failed", "error": error.as_json()}
         try:
-            told = await self._follow(index, execution)
+            await self._follow(index, execution)
         finally:
             if not execution.done.is_set():
                 await asyncio.shield(self._live.executions.abandon(execution))
-        if execution.outcome is None:
-            return {"status": "failed", "error": told}
-        result = execution.outcome.model_dump()
-        return {**result, "error": told or result["error"]}
+        # It is there when its journal has ended.
+        return execution.outcome.model_dump() if execution.outcome else {"status": "failed"}
 
-    async def _follow(self, index: int, execution: RunningExecution) -> dict[str, Any] | None:
-        told: dict[str, Any] | None = None
+    async def _follow(self, index: int, execution: RunningExecution) -> None:
         async for _, event in execution.journal.follow():
             match event.type:
-                case "started" | "done":
+                case "started" | "done" | "session_ended":
                     pass
-                case "session_ended":
-                    why = parse_json(event.json)
-                    told = {"code": why["code"], "message": why["message"], "hint": None}
                 case _:
                     shown = self._outputs.add(index, event)
                     if shown is not None and self._request.followed:
                         self.journal.pass_on(shown, index=index)
-        return told
 
     def _judged(self, index: int, cell: dict[str, Any], result: dict[str, Any]) -> _Ending | None:
         """How the notebook ends with this cell; None when it goes on."""

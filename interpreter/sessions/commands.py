@@ -2,6 +2,7 @@
 
 import asyncio
 import codecs
+import contextlib
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,8 +10,9 @@ from typing import Final, Literal
 
 from interpreter.clock import Clock
 from interpreter.engine.session import Session
-from interpreter.errors import Busy, InterpreterError, NotFound
+from interpreter.errors import Busy, InterpreterError, MachineDied, NotFound
 from interpreter.kernel.command import Command, start_command
+from interpreter.sessions.executions import CAUSE_SECONDS
 from interpreter.sessions.journal import KEPT, Journal, forget_oldest
 from interpreter.sessions.outcome import CommandOutcome, Piece
 from interpreter.settings import Settings
@@ -68,6 +70,8 @@ class Commands:
         self._clock = clock
         self._running: dict[str, RunningCommand] = {}
         self._ended: dict[str, RunningCommand] = {}
+        self._over: InterpreterError | None = None
+        self._closed = asyncio.Event()
 
     @property
     def busy(self) -> bool:
@@ -101,8 +105,10 @@ class Commands:
             running.task.cancel()
             await asyncio.wait({running.task})
 
-    async def close(self) -> None:
-        """The session ends."""
+    async def close(self, error: InterpreterError) -> None:
+        """The session ends, for the reason that ``error`` gives."""
+        self._over = error
+        self._closed.set()
         for running in list(self._running.values()):
             await self.stop(running)
 
@@ -116,6 +122,10 @@ class Commands:
                 ended = await self._follow(running, command)
         except InterpreterError as error:
             ended = CommandOutcome(command_id=running.id, status="failed", error=error.as_json())
+            if isinstance(error, MachineDied):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(CAUSE_SECONDS):
+                        await self._closed.wait()
         finally:
             self._finish(running, ended)
 
@@ -137,6 +147,8 @@ class Commands:
 
     def _finish(self, running: RunningCommand, ended: CommandOutcome) -> None:
         running.ended_at = self._clock.now()
+        if self._over is not None and ended.status in {"cancelled", "failed"}:
+            ended = ended.model_copy(update={"status": "cancelled", "error": self._over.as_json()})
         duration = round(running.ended_at - running.started_at, 6)
         running.outcome = ended.model_copy(
             update={"truncated": running.journal.truncated, "duration_seconds": duration}

@@ -8,7 +8,7 @@ import structlog
 
 from interpreter.accounting.ledger import Ledger
 from interpreter.clock import Clock
-from interpreter.errors import KernelDied
+from interpreter.errors import SessionEnded, SessionExpired
 from interpreter.sessions.admission import Admission
 from interpreter.sessions.live import End, LiveSession
 from interpreter.sessions.supervised import cause_of, is_cancelled
@@ -32,11 +32,12 @@ class Ender:
 
     async def end(self, live: LiveSession, end: End) -> None:
         """End a session: those who use it are told, its machine ends, its place is free, and all that is written."""
+        error = session_ended(live.record, end)
         steps: tuple[tuple[str, Callable[[], Awaitable[None]]], ...] = (
             ("note", lambda: live.change(state=State.STOPPING, reason=end.reason, message=end.message)),
             ("clients", lambda: live.clients.close(farewell(live.record, end))),
-            ("executions", lambda: live.executions.close(KernelDied(f"the session ended ({end.reason})"))),
-            ("commands", live.commands.close),
+            ("executions", lambda: live.executions.close(error)),
+            ("commands", lambda: live.commands.close(error)),
             ("account", lambda: self._ledger.close_account(live.record.id)),
             ("machine", live.held.stack.aclose),
         )
@@ -60,6 +61,25 @@ class Ender:
 
     def _tell(self, session_id: str, name: str, error: BaseException) -> None:
         log.warning("a step of a session's end failed", session=session_id, step=name, error=cause_of(error))
+
+
+def session_ended(record: SessionRecord, end: End) -> SessionEnded:
+    """Why a session ends, for whoever waits for what runs in it."""
+    hint = "Start another one; variables and files are gone"
+    match end.reason:
+        case Reason.TIMEOUT:
+            counted = "without use" if record.timeout_mode is TimeoutMode.IDLE else "from its start"
+            return SessionExpired(
+                f"the session's time was up: {record.timeout_seconds} s {counted}",
+                hint="Start another one with a larger timeout_seconds, or extend one while it runs",
+            )
+        case Reason.USER:
+            return SessionEnded("the session was stopped", hint=hint)
+        case Reason.SHUTDOWN:
+            return SessionEnded("the service is being stopped", hint=hint)
+        case reason:
+            why = f": {end.message}" if end.message else ""
+            return SessionEnded(f"the session ended ({reason}){why}", hint=hint)
 
 
 def farewell(record: SessionRecord, end: End) -> str:

@@ -11,7 +11,15 @@ from typing import Final, Literal
 from interpreter.clock import Clock
 from interpreter.engine.kernel import Kernel
 from interpreter.engine.session import Session
-from interpreter.errors import Busy, Conflict, ExecutionTimeout, InterpreterError, KernelDied, NotFound
+from interpreter.errors import (
+    Busy,
+    Conflict,
+    ExecutionTimeout,
+    InterpreterError,
+    KernelDied,
+    NotFound,
+    SessionEnded,
+)
 from interpreter.kernel.channels import MAIN
 from interpreter.kernel.execution import Execution, ExecutionOptions
 from interpreter.sessions.journal import KEPT, Journal, forget_oldest
@@ -20,6 +28,8 @@ from interpreter.settings import Settings
 from interpreter.store.records import ExecutionRecord
 from interpreter.store.store import Store
 
+CAUSE_SECONDS: Final = 5.0
+"""How long what runs in a machine that has ended waits to be told why."""
 _MAX_QUEUED: Final = 100
 """Executions that may wait in one session."""
 
@@ -101,6 +111,8 @@ class Executions:
         self._turns: dict[str, asyncio.Lock] = {}
         self._running: dict[str, RunningExecution] = {}
         self._ended: dict[str, RunningExecution] = {}
+        self._over: InterpreterError | None = None
+        self._closed = asyncio.Event()
 
     @property
     def busy(self) -> bool:
@@ -170,9 +182,11 @@ class Executions:
 
     async def close(self, error: InterpreterError) -> None:
         """The session ends: whoever still waits is told, and what has detached is written down."""
+        self._over = error
+        self._closed.set()
         running = list(self._running.values())
         for execution in running:
-            execution.journal.add({"type": "session_ended", "code": error.code, "message": str(error)})
+            execution.journal.add({"type": "session_ended", **error.as_json()})
             if execution.task is not None:
                 execution.task.cancel()
         await asyncio.gather(*(one.task for one in running if one.task is not None), return_exceptions=True)
@@ -210,6 +224,12 @@ class Executions:
                 journal.add_output(output.model_dump())
         except ExecutionTimeout as error:
             return ExecutionOutcome(status="timeout", kernel_restarted=error.kernel_restarted, error=error.as_json())
+        except SessionEnded as error:
+            # Why is known in a moment, to whoever ends the session and this with it.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CAUSE_SECONDS):
+                    await self._closed.wait()
+            return ExecutionOutcome(status="cancelled", error=error.as_json())
         except KernelDied as error:
             return ExecutionOutcome(status="kernel_died", error=error.as_json())
         except InterpreterError as error:
@@ -219,6 +239,8 @@ class Executions:
     async def _finish(self, execution: RunningExecution, ended: ExecutionOutcome, *, keep: bool) -> None:
         execution.state, execution.ended_at = "done", self._clock.now()
         journal = execution.journal
+        if ended.status == "cancelled" and self._over is not None:
+            ended = ended.model_copy(update={"error": self._over.as_json()})
         raised = {key: journal.error[key] for key in ("ename", "evalue", "traceback")} if journal.error else None
         execution.outcome = ended.model_copy(
             update={

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ from manual_clock import ManualClock
 from served import SECONDS, Api, own_home, serve
 
 from interpreter import Engine, Settings
+from interpreter.client import AsyncClient
 
 pytestmark = pytest.mark.machine
 
@@ -58,6 +60,43 @@ async def test_in_total_mode_time_counts_from_the_start(engine: Engine, settings
         clock.advance(2)
         seen = await ended(api, session_id)
         assert (seen["state"], seen["reason"]) == ("stopped", "timeout")
+
+
+async def test_what_runs_when_time_is_up_is_told_so(engine: Engine, settings: Settings, tmp_path: Path) -> None:
+    async with own(settings, tmp_path) as (api, clock), AsyncClient(f"http://127.0.0.1:{api.port}") as client:
+        session_id = await api.new(timeout_seconds=100)
+        session = client.session(session_id)
+        environment = {**os.environ, "INTERPRETER_URL": f"http://127.0.0.1:{api.port}"}
+        loop = "print('on', flush=True)\nwhile True: pass"
+        typed = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", "from interpreter.cli import main; main()"),
+            *("session", "exec", session_id, "-c", loop),
+            env={name: value for name, value in environment.items() if name != "INTERPRETER_API_KEY"},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert typed.stdout is not None
+        assert await typed.stdout.readline() == b"on\n"
+        # Beside what runs: what waits behind it, a command, and a notebook in a kernel of its own.
+        waiting = asyncio.create_task(session.execute("1"))
+        command = asyncio.create_task(session.run("sleep 1000"))
+        cell = {"cell_type": "code", "source": "while True: pass"}
+        notebook = asyncio.create_task(session.execute_notebook({"nbformat": 4, "cells": [cell]}))
+        live = api.service.sessions.live_session(session_id)
+        assert live is not None
+        async with asyncio.timeout(SECONDS):
+            while len(live.executions.all()) < 3 or not live.commands.all():
+                await settled()
+        clock.advance(101)
+        ends = [await waiting, await command, await notebook]
+        assert [end.status for end in ends] == ["cancelled", "cancelled", "failed"]
+        for end in ends:
+            error = end.error
+            assert error is not None
+            assert error["code"] == "session_expired"
+            assert "100 s" in error["message"]
+        _, told = await typed.communicate()
+        assert (typed.returncode, b"error (session_expired)" in told) == (3, True)
 
 
 async def test_in_idle_mode_time_counts_from_the_last_use(engine: Engine, settings: Settings, tmp_path: Path) -> None:
@@ -127,7 +166,8 @@ async def test_a_machine_that_dies_is_told_with_its_reason(
                 await settled()
         os.kill(live.session.machine_pid, number)
         result = await execution
-        assert result["status"] in {"kernel_died", "cancelled"}
+        assert (result["status"], result["error"]["code"]) == ("cancelled", "session_ended")
+        assert reason in result["error"]["message"]
         seen = await ended(api, session_id)
         assert (seen["state"], seen["reason"]) == ("failed", reason)
 
