@@ -12,13 +12,12 @@ from interpreter.kernel.channels import MAIN, KernelChannels, open_channels
 from interpreter.kernel.framing import Connect
 from interpreter.kernel.memory import Room
 from interpreter.kernel.message import Codec, Message, RawMessage
+from interpreter.kernel.turns import MUCH, in_turns
 
 _INBOX_BYTES: Final = 32 * 1024 * 1024
 """What waits for the readers of one connection. Past that the stream is not read, and the guest's relay stops."""
 _MESSAGE_BYTES: Final = 2000
 """What a message takes besides its parts, about."""
-_MUCH: Final = 1024 * 1024
-"""Of what is longer the work is done in steps, with a turn for others after each."""
 
 Arrival = tuple[str, Message]
 """A channel and a message that came on it."""
@@ -45,6 +44,9 @@ class Inbox:
             await self._arrived.wait()
         arrival, size = self._items.popleft()
         self._room.give_back(size)
+        if size > MUCH:
+            # Its reader is about to write it down, which takes long enough; there may be many.
+            await asyncio.sleep(0)
         return arrival
 
     async def put(self, arrival: Arrival, size: int) -> None:
@@ -184,7 +186,7 @@ class KernelConnection:
         if channel == "hb":
             return
         message = self.codec.verify(parts)
-        if message.size > _MUCH:
+        if message.size > MUCH:
             await asyncio.sleep(0)
         if channel == "iopub" and self.on_output is not None:
             await self.on_output(message)
@@ -200,15 +202,15 @@ class KernelConnection:
 
 async def _whole(codec: Codec, message: RawMessage) -> Message:
     try:
-        message.check()
+        await in_turns(message.checking())
     except TooLarge as error:
         if message.type in OUTPUT_TYPES:
             return codec.left_out(message, error.message).whole()
         raise GuestMisbehaved(error.message) from None
-    if message.size > _MUCH:
+    if message.size > MUCH:
         await asyncio.sleep(0)
     whole = message.checked()
-    if message.size > _MUCH:
+    if message.size > MUCH:
         await asyncio.sleep(0)
     return whole
 

@@ -15,7 +15,8 @@ from typing import Any, Final, cast
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from interpreter.errors import GuestMisbehaved, TooLarge
-from interpreter.kernel.limits import check_json, dump_json, parse_json
+from interpreter.kernel.limits import check_json, checking, dump_json, parse_json
+from interpreter.kernel.turns import Steps, at_once
 
 DELIMITER: Final = b"<IDS|MSG>"
 PROTOCOL_VERSION: Final = "5.4"
@@ -91,8 +92,12 @@ class RawMessage:
 
     def check(self) -> None:
         """Raises TooLarge when it is too much to be taken apart."""
+        at_once(self.checking())
+
+    def checking(self) -> Steps[None]:
+        """As `check`, in steps."""
         for part in self.parts[2:_SIGNED_PARTS]:
-            check_json(part, f"the {self.type[:80]}")
+            yield from checking(part, f"the {self.type[:80]}")
 
     def content(self) -> dict[str, Any]:
         """What the message says. Raises TooLarge, and GuestMisbehaved when that is no JSON object."""

@@ -13,8 +13,9 @@ from itertools import pairwise
 from typing import Any, Final, Literal, cast
 
 from interpreter.errors import GuestMisbehaved, InvalidRequest
-from interpreter.kernel.limits import check_json, load_json, parse_json
+from interpreter.kernel.limits import checking, parse_json
 from interpreter.kernel.message import RawMessage
+from interpreter.kernel.turns import MUCH, Steps, at_once
 
 V1: Final = "v1.kernel.websocket.jupyter.org"
 """The name of the second form, as a WebSocket's subprotocol."""
@@ -40,10 +41,15 @@ def pack(protocol: Subprotocol, channel: str, message: RawMessage, *, buffers: b
 
     Raises GuestMisbehaved when the default form cannot carry it: a part is no JSON. TooLarge when it is too much.
     """
+    return at_once(packing(protocol, channel, message, buffers=buffers))
+
+
+def packing(protocol: Subprotocol, channel: str, message: RawMessage, *, buffers: bool = True) -> Steps[str | bytes]:
+    """As `pack`, in steps."""
     parts = message.parts if buffers else message.parts[: len(_PARTS)]
     if protocol == V1:
         return _binary([channel.encode(), *parts], size=8, byteorder="little")
-    text = _json_text(channel, message)
+    text = yield from _json_text(channel, message)
     if len(parts) == len(_PARTS):
         return text
     return _binary([text.encode(), *parts[len(_PARTS) :]], size=4, byteorder="big")
@@ -51,29 +57,43 @@ def pack(protocol: Subprotocol, channel: str, message: RawMessage, *, buffers: b
 
 def unpack(protocol: Subprotocol, payload: str | bytes) -> ClientMessage:
     """A client's message from a frame's payload. Raises InvalidRequest for anything that is not one, TooLarge."""
+    return at_once(unpacking(protocol, payload))
+
+
+def unpacking(protocol: Subprotocol, payload: str | bytes) -> Steps[ClientMessage]:
+    """As `unpack`, in steps."""
     if protocol == V1:
         if isinstance(payload, str):
             raise InvalidRequest("frames of this subprotocol are binary")
         channel, *parts = _pieces(payload, size=8, byteorder="little", end=True)
+        values: list[Any] = []
         try:
-            values = [load_json(part, "the message") for part in parts[: len(_PARTS)]]
+            for part in parts[: len(_PARTS)]:
+                yield from checking(part, "the message")
+                values.append(parse_json(part))
+                if len(part) > MUCH:
+                    yield
         except ValueError:
             raise InvalidRequest("a part of the message is not JSON") from None
         return _checked(channel.decode("utf-8", "replace"), values, parts)
     if isinstance(payload, str):
-        return _from_json(payload.encode(), [])
+        return (yield from _from_json(payload.encode(), []))
     text, *buffers = _pieces(payload, size=4, byteorder="big", end=False)
-    return _from_json(text, buffers)
+    return (yield from _from_json(text, buffers))
 
 
-def _json_text(channel: str, message: RawMessage) -> str:
+def _json_text(channel: str, message: RawMessage) -> Steps[str]:
     # Put together from the kernel's own text: what a number or a string looks like stays as it is.
-    message.check()
+    yield from message.checking()
+    if message.size > MUCH:
+        yield
     texts = [part.decode("utf-8", "replace") for part in message.parts[: len(_PARTS)]]
     try:
         for part in message.parts[2 : len(_PARTS)]:
             if not isinstance(parse_json(part), dict):
                 raise GuestMisbehaved("a kernel message has a part that is not a JSON object")
+            if len(part) > MUCH:
+                yield
     except ValueError:
         raise GuestMisbehaved("a kernel message has a part that is not JSON") from None
     about: dict[str, Any] = {"channel": channel, "buffers": []}
@@ -82,8 +102,8 @@ def _json_text(channel: str, message: RawMessage) -> str:
     return f"{json.dumps(about)[:-1]}, {', '.join(fields)}}}"
 
 
-def _from_json(text: bytes, buffers: list[bytes]) -> ClientMessage:
-    check_json(text, "the message")
+def _from_json(text: bytes, buffers: list[bytes]) -> Steps[ClientMessage]:
+    yield from checking(text, "the message")
     try:
         # Not as kernels' messages are parsed: half a surrogate pair can be written so, and nothing else would carry it.
         value: Any = json.loads(text)
@@ -91,7 +111,11 @@ def _from_json(text: bytes, buffers: list[bytes]) -> ClientMessage:
             raise InvalidRequest("a message is a JSON object")
         message = cast("dict[str, Any]", value)
         values: list[object] = [message.get(name) or {} for name in _PARTS]
-        parts = [json.dumps(value, allow_nan=False).encode() for value in values]
+        parts: list[bytes] = []
+        for value in values:
+            if len(text) > MUCH:
+                yield
+            parts.append(json.dumps(value, allow_nan=False).encode())
     except ValueError as error:
         raise InvalidRequest(f"the message is not JSON: {str(error)[:200]}") from None
     return _checked(message.get("channel") or "shell", values, [*parts, *buffers])

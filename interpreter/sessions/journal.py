@@ -21,6 +21,8 @@ _ENTRY_BYTES: Final = 200
 """What an entry costs besides its JSON."""
 _STREAMS: Final = {name: f'{{"type":"stream","name":"{name}","text":"'.encode() for name in ("stdout", "stderr")}
 _STREAM_END: Final = b'"}'
+_ESCAPE: Final = len("\\u0000")
+"""The longest one that is written here: half of a surrogate pair never is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Journal:
             self._add(entry)
             return
         self.truncated = True
-        if (text := event.get("text")) and (cut := _cut(event, text, entry.size, left)) and self._room.fits(cut.size):
+        if (cut := _cut(entry, left)) and self._room.fits(cut.size):
             self._add(cut)
         self.add({"type": "truncated", "limit_bytes": self._limit})
         self._add_error(event, had_error=had_error)
@@ -209,12 +211,25 @@ def short_error(event: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _cut(event: Mapping[str, Any], text: str, size: int, left: int) -> JournalEntry | None:
-    """As much of a text as fits in ``left`` bytes; None when hardly any does."""
-    while size > left > _ENTRY_BYTES and text:
-        # Characters take different numbers of bytes: a few steps lead there.
-        text = text[: min(int(len(text) * (left - _ENTRY_BYTES) / size), len(text) - 1)]
-        size = (entry := JournalEntry(event["type"], dump_json({**event, "text": text}))).size
-        if size <= left:
-            return entry
-    return None
+def _cut(entry: JournalEntry, left: int) -> JournalEntry | None:
+    """As much of a text as fits in ``left`` bytes; None when hardly any does, or when it is none."""
+    if (stream := entry.stream) is None:
+        return None
+    start = _STREAMS[stream]
+    text = bytes(entry.text(stream)[: max(left - _ENTRY_BYTES - len(start) - len(_STREAM_END), 0)])
+    text = _without_part(text)
+    return JournalEntry(entry.type, start + text + _STREAM_END) if text else None
+
+
+def _without_part(text: bytes) -> bytes:
+    """What stands between the quotes of a JSON string, without the escape or character that it ends amid."""
+    if (last := text.rfind(b"\\", max(len(text) - _ESCAPE + 1, 0))) >= 0:
+        before = len(text[:last]) - len(text[:last].rstrip(b"\\"))
+        length = _ESCAPE if text[last + 1 : last + 2] == b"u" else 2
+        if before % 2 == 0 and last + length > len(text):
+            return text[:last]
+    for length, byte in enumerate(text[:-4:-1], 1):
+        if byte >= 0xC0:
+            # The first byte of UTF-8's sequences tells how many there are.
+            return text if length >= 2 + (byte >= 0xE0) + (byte >= 0xF0) else text[:-length]
+    return text

@@ -1,5 +1,6 @@
 """The gate for JSON: nothing over a limit is parsed, nothing within is refused, whatever stands in the strings."""
 
+import asyncio
 import json
 from typing import Any, cast
 
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interpreter.errors import TooLarge
-from interpreter.kernel.limits import MAX_DEPTH, MAX_NUMBER, MAX_SIZE, check_json, dump_json, load_json
+from interpreter.kernel.limits import MAX_DEPTH, MAX_NUMBER, MAX_SIZE, STEP, check_json, checking, dump_json, load_json
+from interpreter.kernel.turns import at_once, in_turns
 
 TEXTS = st.text(st.sampled_from('a,[]{}:"\\\n0123é\U0001f600\ud800')) | st.text(max_size=5)
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS
@@ -56,6 +58,39 @@ def test_nothing_that_parses_has_more_values_than_were_allowed(data: bytes, draw
         return
     # A key that comes twice is counted twice and kept once.
     assert counted(value) <= values + 1
+
+
+@given(
+    VALUES.map(lambda value: json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    | st.text(st.sampled_from('[]{},:"\\ 0')).map(str.encode),
+    st.integers(1, 9),
+    st.integers(1, 30),
+)
+def test_steps_of_any_length_count_the_same(data: bytes, step: int, values: int) -> None:
+    def counted_in(step: int) -> bool:
+        try:
+            at_once(checking(data, "it", values=values, step=step))
+        except TooLarge:
+            return False
+        return True
+
+    assert counted_in(step) == counted_in(len(data) + 1)
+
+
+async def test_others_have_turns_while_a_long_text_is_counted() -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    await in_turns(checking(dump_json({"text": '"123456","123456"\n' * 650_000}), "it"))
+    task.cancel()
+    # It is gone through twice, in steps.
+    assert turns >= 2 * 13_000_000 // STEP
 
 
 @given(st.integers(1, 300), st.sampled_from(["[", '{"a":']))

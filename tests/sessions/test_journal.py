@@ -77,8 +77,16 @@ def test_a_text_that_is_cut_fills_what_room_there_is() -> None:
         journal = journal_of(100_000)
         journal.add_output({"type": "stream", "name": "stdout", "text": text})
         cut = journal.entries[0]
-        assert 20_000 < len(cut.json) <= 100_000
+        assert 99_700 < len(cut.json) <= 100_000
         assert text.startswith(json.loads(cut.json)["text"])
+
+
+@given(st.text(st.sampled_from('au"\\\n\x00\x1bé€\U0001f600'), min_size=1), st.integers(250, 300))
+def test_a_text_is_cut_between_its_characters(text: str, limit: int) -> None:
+    journal = journal_of(limit)
+    journal.add_output({"type": "stream", "name": "stdout", "text": text * 300})
+    if len(journal.entries) == 2:
+        assert (text * 300).startswith(json.loads(journal.entries[0].json)["text"])
 
 
 def test_an_error_is_told_past_the_limit_once_and_in_short() -> None:

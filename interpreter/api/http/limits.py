@@ -10,7 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from interpreter.api.problems import answer, refusal_of
 from interpreter.errors import TooLarge
-from interpreter.kernel.limits import check_json
+from interpreter.kernel.limits import checking
+from interpreter.kernel.turns import in_turns
 from interpreter.settings import Settings
 
 _JSON_LIMIT: Final = 16 * 1024 * 1024
@@ -52,7 +53,7 @@ class BodyLimitMiddleware:
             return
         try:
             body = await _whole(counted)
-            check_json(body, "the body")
+            await in_turns(checking(body, "the body"))
         except (HTTPException, TooLarge) as error:
             refusal = self._refuse(limit) if isinstance(error, HTTPException) else refusal_of(error)
             await refusal(scope, receive, send)

@@ -15,7 +15,8 @@ from interpreter.api.service import ServiceOf
 from interpreter.errors import GuestMisbehaved, InterpreterError, InvalidRequest, KernelDied, TooLarge
 from interpreter.gateway.clients import KernelClient, KernelClients
 from interpreter.kernel.message import RawMessage
-from interpreter.kernel.websocket import V1, Subprotocol, pack, unpack
+from interpreter.kernel.turns import in_turns
+from interpreter.kernel.websocket import V1, Subprotocol, pack, packing, unpacking
 from interpreter.rate import Rate
 
 router = APIRouter(tags=["jupyter"])
@@ -107,7 +108,7 @@ class _Relay:
             text = event.get("text")
             try:
                 payload: str | bytes = event["bytes"] if text is None else text
-                message = unpack(self._protocol, payload)
+                message = await in_turns(unpacking(self._protocol, payload))
                 await self._clients.send(self._client, message)
             except InvalidRequest as error:
                 return _INVALID_DATA, error.message
@@ -133,7 +134,7 @@ class _Relay:
 
     async def _send(self, channel: str, message: RawMessage) -> None:
         try:
-            payload = pack(self._protocol, channel, message, buffers=self._buffers)
+            payload = await in_turns(packing(self._protocol, channel, message, buffers=self._buffers))
         except TooLarge as error:
             payload = pack(self._protocol, channel, self._client.left_out(message, error.message))
         except GuestMisbehaved as error:
