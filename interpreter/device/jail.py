@@ -65,9 +65,8 @@ def cell_of(pidfd: int) -> Cell:
     folder = Path("/proc", str(pid))
     try:
         status = dict(line.split(":\t", 1) for line in (folder / "status").read_text().splitlines() if ":\t" in line)
-        # The one that this process is in already cannot be joined; all others can.
-        own_user = (folder / "ns/user").readlink() != Path("/proc/self/ns/user").readlink()
-        kinds = [kind for kind in _NAMESPACES if (folder / "ns" / kind).exists() and (kind != "user" or own_user)]
+        # One that is shared with the host is there already, and an ordinary user may not join it.
+        kinds = [kind for kind in _NAMESPACES if _namespace(folder, kind) != _namespace(Path("/proc/self"), kind)]
         cell = Cell(
             user=int(status["Uid"].split()[1]),
             group=int(status["Gid"].split()[1]),
@@ -81,6 +80,11 @@ def cell_of(pidfd: int) -> Cell:
     if process_of(pidfd) != pid:
         raise MachineDied("the machine ended while its device was started")
     return cell
+
+
+def _namespace(process: Path, kind: str) -> Path | None:
+    """Which namespace a process is in; None where the system has none of the kind."""
+    return (process / "ns" / kind).readlink() if Path("/proc/self/ns", kind).exists() else None
 
 
 def process_of(pidfd: int) -> int:

@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import sys
-import tarfile
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,6 +80,7 @@ async def build_rootfs(template: Template, folder: Path, settings: Settings, pro
     await _run_mmdebstrap(template, suite, folder, overlay, settings)
     progress("image")
     await _squash(folder / "rootfs.tar", folder / "rootfs.squashfs")
+    await _unpack(folder / "kernel.tar", folder / "kernel")
     return await asyncio.to_thread(_collect, folder, site)
 
 
@@ -183,11 +183,15 @@ async def _squash(archive: Path, image: Path) -> None:
     archive.unlink()
 
 
+async def _unpack(archive: Path, folder: Path) -> None:
+    folder.mkdir()
+    # GNU tar keeps to its folder by itself.
+    options = ("--extract", "--no-same-owner", "--no-same-permissions")
+    await run_program([require("tar"), *options, "--directory", folder, "--file", archive], step="tar")
+
+
 def _collect(folder: Path, site: Path) -> RootFiles:
     tree = folder / "kernel"
-    tree.mkdir()
-    with tarfile.open(folder / "kernel.tar") as archive:
-        archive.extractall(tree, filter="data")
     vmlinuz = next(tree.glob("**/boot/vmlinuz-*"), None)
     if vmlinuz is None:
         raise TemplateBuildFailed("the kernel package holds no kernel")
