@@ -60,7 +60,7 @@ class InterpreterError(Exception):
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = _text(message)
         self.hint = hint
 
     def __str__(self) -> str:
@@ -69,6 +69,14 @@ class InterpreterError(Exception):
     def as_json(self) -> dict[str, str | None]:
         """As every front tells it to programs."""
         return {"code": self.code, "message": self.message, "hint": self.hint}
+
+
+def _text(message: str) -> str:
+    # The name of a file may hold what is no text.
+    try:
+        return message.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return message.encode("utf-8", "backslashreplace").decode()
 
 
 class ConfigurationError(InterpreterError):

@@ -22,17 +22,15 @@ from kernel_guest.frames import (
     FrameDecoder,
     FrameError,
     Kind,
-    decode,
     encode,
 )
 from kernel_guest.groups import Group
 from kernel_guest.processes import KernelIdentity, Zygote
 from kernel_guest.relay import channel_path, splice
-from kernel_guest.streams import streams_of
+from kernel_guest.streams import first_frame, streams_of
 
 _READ = 64 * 1024
 _MAX_STREAMS = 256
-_MAX_OPEN = 64 * 1024
 _MAX_CONTEXTS = 32
 
 
@@ -40,7 +38,7 @@ class Refused(Exception):
     """A request that is refused, with a code that the host knows."""
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(files.shown(message))
         self.code = code
 
 
@@ -169,7 +167,7 @@ class Agent:
     async def _serve(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         with connection, contextlib.suppress(ConnectionError, FrameError):
-            frame = await _first_frame(connection)
+            frame = await first_frame(connection)
             try:
                 if frame.kind is not Kind.OPEN:
                     raise Refused("bad_request", "a stream begins with OPEN")
@@ -204,13 +202,19 @@ class Agent:
                 async with streams_of(connection) as (reader, writer):
                     writer.write(encode(Frame(Kind.OK)))
                     await splice(channel_path(context.folder, channel), reader, writer)
-            case {"service": "put", "path": str(path), "size": int() | None as size, "mode": int(mode)} if (
-                size is None or size >= 0
-            ):
-                await self._put(connection, self._path(path), size, mode)
-            case {"service": "get", "path": str(path)}:
+            case {
+                "service": "put",
+                "path": str() | bytes() as path,
+                "size": int() | None as size,
+                "mode": int(mode),
+            } if size is None or size >= 0:
+                overwrite = body.get("overwrite") is not False
+                await self._put(connection, self._path(path), size, mode, overwrite=overwrite)
+            case {"service": "get", "path": str() | bytes() as path}:
                 await self._get(connection, self._path(path))
-            case {"service": "archive", "path": str(path), "format": str(kind)} if kind in archive.FORMATS:
+            case {"service": "archive", "path": str() | bytes() as path, "format": str(kind)} if (
+                kind in archive.FORMATS
+            ):
                 await self._archive(connection, self._path(path), kind)
             case {"service": "command"}:
                 command = command_of(body, self._places.home)
@@ -219,13 +223,17 @@ class Agent:
             case _:
                 raise Refused("bad_request", f"there is no service {body.get('service')!r} with these arguments")
 
-    async def _put(self, connection: socket.socket, path: Path, size: int | None, mode: int) -> None:
+    async def _put(
+        self, connection: socket.socket, path: Path, size: int | None, mode: int, *, overwrite: bool
+    ) -> None:
+        if size is not None and size < 0:
+            raise Refused("bad_request", "a file has no size below nothing")
         await asyncio.get_running_loop().sock_sendall(connection, encode(Frame(Kind.OK)))
         connection.setblocking(True)
 
         def receive() -> int:
             with files.rights_of(self._places.user):
-                return files.receive_file(connection, path, size=size, mode=mode)
+                return files.receive_file(connection, path, size=size, mode=mode, overwrite=overwrite)
 
         try:
             received = await asyncio.to_thread(receive)
@@ -240,7 +248,9 @@ class Agent:
             try:
                 connection.setblocking(True)
                 connection.sendall(encode(Frame(Kind.OK, about)))
-                files.send_file(descriptor, connection, about["size"])
+                if (part := files.wanted_part(connection, about["size"])) is not None:
+                    start, count = part
+                    files.send_file(descriptor, connection, count, start=start)
             finally:
                 os.close(descriptor)
 
@@ -282,7 +292,7 @@ class Agent:
         except Exception as error:
             code = "io_error" if isinstance(error, OSError) else "failed"
             message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            body = {"id": number, "code": code, "message": message}
+            body = {"id": number, "code": code, "message": files.shown(message)}
             writer.write(encode(Frame(Kind.ERROR, body)))
 
     async def _call(self, call: dict[str, Any]) -> dict[str, Any]:
@@ -363,28 +373,11 @@ class Agent:
         if self._control is not None:
             self._control.write(encode(Frame(Kind.EVENT, event)))
 
-    def _path(self, path: str) -> Path:
-        if not path or "\0" in path:
+    def _path(self, path: str | bytes) -> Path:
+        name = os.fsdecode(path)
+        if not name or "\0" in name:
             raise Refused("bad_request", "a path is needed")
-        return self._places.home / path
-
-
-async def _first_frame(connection: socket.socket) -> Frame:
-    """The frame that a stream begins with; nothing past it is read. Raises FrameError, ConnectionResetError."""
-    length = int.from_bytes(await _exactly(connection, 4), "big")
-    if length > _MAX_OPEN:
-        raise FrameError("the first frame is too long")
-    return decode(await _exactly(connection, length))
-
-
-async def _exactly(connection: socket.socket, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        piece = await asyncio.get_running_loop().sock_recv(connection, count - len(data))
-        if not piece:
-            raise ConnectionResetError("the stream ended before it was opened")
-        data += piece
-    return data
+        return self._places.home / name
 
 
 async def _refuse(connection: socket.socket, error: Refused | files.FileRefused) -> None:

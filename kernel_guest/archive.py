@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
-from kernel_guest.files import FileRefused, open_file
-from kernel_guest.tree import shown
+from kernel_guest.files import FileRefused, open_file, shown
 
 FORMATS = ("tar.gz", "tar", "zip")
 _BUFFER = 256 * 1024

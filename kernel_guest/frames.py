@@ -17,7 +17,7 @@ import msgpack  # pyright: ignore[reportMissingTypeStubs]
 
 VERSION: Final = 1
 """The form of a frame, which stands in each."""
-AGENT_VERSION: Final = 3
+AGENT_VERSION: Final = 4
 """What is said in frames: the agent's services and operations, and how it meets the host. It tells the host first of
 all. One more with every change that the host must know of, which then speaks both for a while
 (`interpreter.kernel.versions`)."""

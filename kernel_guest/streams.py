@@ -1,11 +1,14 @@
-"""A connected socket as asyncio streams that let go of it in time."""
+"""A connected socket: its first frame, and as asyncio streams that let go of it in time."""
 
 import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncGenerator
 
+from kernel_guest.frames import Frame, FrameError, decode
+
 _FLUSH_SECONDS = 5.0
+_MAX_OPEN = 64 * 1024
 
 
 @contextlib.asynccontextmanager
@@ -26,3 +29,21 @@ async def streams_of(connection: socket.socket) -> AsyncGenerator[tuple[asyncio.
             writer.transport.abort()
             # Its last step is the loop's next one.
             await asyncio.sleep(0)
+
+
+async def first_frame(connection: socket.socket) -> Frame:
+    """The frame that a stream begins with; nothing past it is read. Raises FrameError, ConnectionResetError."""
+    length = int.from_bytes(await _exactly(connection, 4), "big")
+    if length > _MAX_OPEN:
+        raise FrameError("the first frame is too long")
+    return decode(await _exactly(connection, length))
+
+
+async def _exactly(connection: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        piece = await asyncio.get_running_loop().sock_recv(connection, count - len(data))
+        if not piece:
+            raise ConnectionResetError("the stream ended before it was opened")
+        data += piece
+    return data

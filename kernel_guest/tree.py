@@ -1,10 +1,9 @@
 """Folders and what is in them: list, describe, make, move and remove, with the rights of the thread that calls.
 
-Names are bytes to the system and text to the host: what is not UTF-8 in one is shown as ``\\xff``, so that two names
-stay two. Nothing here follows a link that lies at the end of a path, except to list the folder that it leads to.
+Names are bytes to the system; the host gets and gives them as text, and as bytes where they are not UTF-8. Nothing here
+follows a link that lies at the end of a path, except to list the folder that it leads to.
 """
 
-import ctypes
 import errno
 import heapq
 import os
@@ -15,43 +14,51 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from kernel_guest.files import FileRefused
+from kernel_guest.files import FileRefused, on_wire, rename
 
 MAX_PAGE = 1000
 """Most entries of one answer."""
 _PAGE_BYTES = 2 * 1024 * 1024
 """Most bytes of names and links in one answer, about: the host takes no frame of much more."""
-_RENAME_NOREPLACE = 1
-_AT_FDCWD = -100
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def operation(call: dict[str, Any], place: Callable[[str], Path], home: Path) -> Callable[[], dict[str, Any]]:
+def operation(call: dict[str, Any], place: Callable[[str | bytes], Path], home: Path) -> Callable[[], dict[str, Any]]:
     """What a call of the host's asks for, to be run in a thread. Raises FileRefused when the call is not whole.
 
     ``place`` turns a path of the host's into one of the system's; ``home`` can be neither moved nor removed.
     """
     match call:
-        case {"op": "list", "path": str(path), "after": str(after), "limit": int(limit), "hidden": bool(hidden)}:
-            folder = place(path)
-            return lambda: list_folder(folder, after=after, limit=limit, hidden=hidden)
-        case {"op": "describe", "path": str(path)}:
+        case {
+            "op": "list",
+            "path": str() | bytes() as path,
+            "after": str() | bytes() as after,
+            "limit": int(limit),
+            "hidden": bool(hidden),
+        }:
+            folder, before = place(path), os.fsencode(after)
+            return lambda: list_folder(folder, after=before, limit=limit, hidden=hidden)
+        case {"op": "describe", "path": str() | bytes() as path}:
             described = place(path)
             return lambda: describe(described)
-        case {"op": "make_folder", "path": str(path)}:
+        case {"op": "make_folder", "path": str() | bytes() as path}:
             made = place(path)
             return lambda: make_folder(made)
-        case {"op": "move", "path": str(path), "target": str(target), "overwrite": bool(overwrite)}:
+        case {
+            "op": "move",
+            "path": str() | bytes() as path,
+            "target": str() | bytes() as target,
+            "overwrite": bool(overwrite),
+        }:
             source, end = place(path), place(target)
             return lambda: move(source, end, overwrite=overwrite, home=home)
-        case {"op": "remove", "path": str(path), "recursive": bool(recursive)}:
+        case {"op": "remove", "path": str() | bytes() as path, "recursive": bool(recursive)}:
             removed = place(path)
             return lambda: remove(removed, recursive=recursive, home=home)
         case _:
             raise FileRefused("bad_request", f"{call.get('op')!r} does not have these arguments")
 
 
-def list_folder(path: Path, *, after: str, limit: int, hidden: bool) -> dict[str, Any]:
+def list_folder(path: Path, *, after: bytes, limit: int, hidden: bool) -> dict[str, Any]:
     """The first ``limit`` entries by name that come after ``after``, and whether there are more. Raises FileRefused."""
     if not 1 <= limit <= MAX_PAGE:
         raise FileRefused("bad_request", f"a page has 1 to {MAX_PAGE} entries")
@@ -64,17 +71,17 @@ def list_folder(path: Path, *, after: str, limit: int, hidden: bool) -> dict[str
                 names = heapq.nsmallest(limit + 1, _names(descriptor, after, hidden=hidden))
                 more = len(names) > limit
                 entries, left = list[dict[str, Any]](), _PAGE_BYTES
-                for _, name in names[:limit]:
-                    if (entry := _entry_in(descriptor, name)) is None:
+                for name in names[:limit]:
+                    if (entry := _entry_in(descriptor, os.fsdecode(name))) is None:
                         continue
                     entries.append(entry)
-                    left -= len((entry["name"] + (entry["target"] or "")).encode("utf-8", "replace"))
+                    left -= len(name) + len(os.fsencode(entry["target"] or ""))
                     if left < 0:
                         return {"entries": entries, "more": True}
                 if entries or not more:
                     return {"entries": entries, "more": more}
                 # All of the page has vanished since its names were read; an empty page could not be gone on from.
-                after = names[limit - 1][0]
+                after = names[limit - 1]
         finally:
             os.close(descriptor)
     except OSError as error:
@@ -122,7 +129,7 @@ def move(source: Path, target: Path, *, overwrite: bool, home: Path) -> dict[str
             if stat.S_ISDIR(os.lstat(target).st_mode):
                 raise FileRefused("is_a_directory", f"{target} is a folder")
         try:
-            _rename(source, target, overwrite=overwrite)
+            rename(source, target, overwrite=overwrite)
         except OSError as error:
             # Also a folder that an overlay has from below: it is copied up piece by piece.
             if error.errno != errno.EXDEV:
@@ -153,17 +160,13 @@ def remove(path: Path, *, recursive: bool, home: Path) -> dict[str, Any]:
     return {}
 
 
-def shown(name: str) -> str:
-    """A name as the host gets it: text, whatever bytes it is made of."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def _names(descriptor: int, after: str, *, hidden: bool) -> Iterator[tuple[str, str]]:
+def _names(descriptor: int, after: bytes, *, hidden: bool) -> Iterator[bytes]:
     with os.scandir(descriptor) as entries:
         for entry in entries:
-            name = shown(entry.name)
-            if name > after and (hidden or not name.startswith(".")):
-                yield name, entry.name
+            # In the order of their bytes, which is that of the characters as well.
+            name = os.fsencode(entry.name)
+            if name > after and (hidden or not name.startswith(b".")):
+                yield name
 
 
 def _entry_in(folder: int, name: str) -> dict[str, Any] | None:
@@ -178,12 +181,12 @@ def _entry_in(folder: int, name: str) -> dict[str, Any] | None:
 def _entry(name: str, about: os.stat_result, target: str | None) -> dict[str, Any]:
     kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
     return {
-        "name": shown(name),
+        "name": on_wire(name),
         "type": kinds.get(stat.S_IFMT(about.st_mode), "other"),
         "size": about.st_size,
         "mode": stat.S_IMODE(about.st_mode),
         "mtime_ns": about.st_mtime_ns,
-        "target": None if target is None else shown(target),
+        "target": None if target is None else on_wire(target),
     }
 
 
@@ -199,28 +202,12 @@ def _refuse_home(path: Path, home: Path, what: str) -> None:
         raise FileRefused("bad_request", f"the home folder and those around it cannot be {what}")
 
 
-def _rename(source: Path, target: Path, *, overwrite: bool) -> None:
-    """Rename at once; without ``overwrite`` never over something, also not what appears at this moment."""
-    if overwrite:
-        source.rename(target)
-        return
-    if _LIBC.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE) == 0:
-        return
-    number = ctypes.get_errno()
-    if number not in {errno.EINVAL, errno.ENOSYS}:
-        raise OSError(number, os.strerror(number), str(target))
-    # A file system that does not know how: as near to it as can be.
-    if os.path.lexists(target):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-    source.rename(target)
-
-
 def _move_by_copy(source: Path, target: Path, *, overwrite: bool) -> None:
     _check_removable(source)
     partial = target.parent / f".{secrets.token_hex(8)}.part"
     try:
         _copy(source, partial)
-        _rename(partial, target, overwrite=overwrite)
+        rename(partial, target, overwrite=overwrite)
     except BaseException:
         if os.path.lexists(partial):
             remove(partial, recursive=True, home=partial.parent)

@@ -83,6 +83,7 @@ async def _warm_files(agent: Agent, home: Path) -> None:
     await client.expect(Kind.OK)
     client.close()
     client = await _open(agent, {"service": "get", "path": path})
+    await client.send(Kind.CALL, {"start": 0, "count": len(content)})
     await client.read_to_end()
     client.close()
     Path(path).unlink()

@@ -16,6 +16,7 @@ from interpreter.api import (
     problems,
     sessions,
     tunnel,
+    uploads,
     usage,
 )
 from interpreter.api.http import tracing
@@ -72,7 +73,7 @@ def create_app(service: Service) -> FastAPI:
     if tracing.is_configured():
         app.add_middleware(tracing.TracingMiddleware)
     problems.install(app)
-    for module in (sessions, executions, commands, notebooks, files, tunnel, usage, operations):
+    for module in (sessions, executions, commands, notebooks, files, uploads, tunnel, usage, operations):
         app.include_router(module.router)
     for module in (kernelspecs, kernels, channels, jupyter_sessions, status):
         app.include_router(module.router)

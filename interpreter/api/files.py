@@ -1,55 +1,33 @@
-"""Routes of files: up, down, list, look, read, make, move, remove, archive. Bytes pass piece by piece."""
+"""Routes of files: down, list, look, read, make, move, remove, archive. Bytes pass piece by piece."""
 
+import codecs
+import time
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal
+from email.utils import formatdate
+from typing import Annotated, Final, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.datastructures import UploadFile
 
 from interpreter.api.http.caller import CallerOf
-from interpreter.api.problems import problems
+from interpreter.api.http.conditional import Validators, select
+from interpreter.api.http.names import FilePath, FolderPath, JsonPath, attachment, decoded, encoded, path_of, shown
+from interpreter.api.problems import answer, problems
 from interpreter.api.service import ServiceOf
-from interpreter.engine.session import Session
-from interpreter.errors import FileExists, FileNotFound, InvalidRequest
 from interpreter.kernel.archive import ArchiveFormat
-from interpreter.kernel.files import PIECE
-from interpreter.kernel.paths import MAX_PATH, check_path
+from interpreter.kernel.files import GuestFile
+from interpreter.kernel.paths import name_bytes
 from interpreter.kernel.tree import MAX_PAGE, Entry
 
 router = APIRouter(prefix="/v1/sessions/{session_id}/files", tags=["files"])
 
-FilePath = Annotated[
-    str,
-    Query(
-        alias="path",
-        min_length=1,
-        max_length=MAX_PATH,
-        description="Relative paths start in the session's home folder.",
-        examples=["data/sales.csv"],
-    ),
-]
 _BYTES: Final = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
-_MULTIPART: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-                    "required": ["file"],
-                }
-            }
-        },
-    }
-}
 _MEDIA_TYPES: Final = {"tar.gz": "application/gzip", "tar": "application/x-tar", "zip": "application/zip"}
-_MAX_FILES: Final = 1000
+_MEDIA_TYPE: Final = "application/octet-stream"
 _TEXT_LIMIT: Final = 1_000_000
 _WRITE: Final = 256 * 1024
 
@@ -57,7 +35,13 @@ _WRITE: Final = 256 * 1024
 class EntryView(BaseModel):
     """A file, folder or link."""
 
-    name: str
+    name: str = Field(description="A byte that is not UTF-8 is shown as `\\xff`.")
+    encoded: str | None = Field(
+        default=None,
+        description="The name percent-encoded, when it is not UTF-8. So it goes into a URL, and into JSON, in place of "
+        'a path, as `{"encoded": "caf%E9.csv"}`.',
+        examples=[None],
+    )
     type: Literal["file", "folder", "link", "other"]
     size: int = Field(description="In bytes.")
     mime: str = Field(description="The media type that the name suggests.")
@@ -74,19 +58,6 @@ class Folder(BaseModel):
     next: str | None
 
 
-class Uploaded(BaseModel):
-    """What was written."""
-
-    path: str
-    size: int = Field(description="In bytes.")
-
-
-class UploadedFiles(BaseModel):
-    """All that was written."""
-
-    files: list[Uploaded]
-
-
 class Text(BaseModel):
     """A file's beginning as text; bytes that are no UTF-8 are replaced."""
 
@@ -101,7 +72,7 @@ class NewFolder(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"path": "results/2026"}})
 
-    path: str = Field(min_length=1, max_length=MAX_PATH)
+    path: JsonPath
 
 
 class Move(BaseModel):
@@ -111,8 +82,8 @@ class Move(BaseModel):
         extra="forbid", json_schema_extra={"example": {"source": "a.csv", "target": "old/a.csv", "overwrite": False}}
     )
 
-    source: str = Field(min_length=1, max_length=MAX_PATH)
-    target: str = Field(min_length=1, max_length=MAX_PATH)
+    source: JsonPath
+    target: JsonPath
     overwrite: bool = False
 
 
@@ -121,17 +92,17 @@ async def list_folder(
     caller: CallerOf,
     service: ServiceOf,
     session_id: str,
-    path: Annotated[str, Query(min_length=1, max_length=MAX_PATH)] = ".",
-    after: Annotated[str, Query(max_length=1020, description="`next` of the page before.")] = "",
+    path: FolderPath,
+    after: Annotated[str, Query(max_length=1020, description="`next` of the page before, as it is.")] = "",
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 200,
     hidden: bool = True,
 ) -> Folder:
     """A folder's entries with their sizes and types, by name."""
     live = await service.sessions.running(caller.tenant, session_id)
     with live.use() as session:
-        page = await session.files.list_folder(path, after=after, limit=limit, hidden=hidden)
-    cursor = page.entries[-1].name if page.more else None
-    return Folder(path=path, entries=[_view(entry) for entry in page.entries], next=cursor)
+        page = await session.files.list_folder(path, after=decoded(after), limit=limit, hidden=hidden)
+    cursor = quote(name_bytes(page.entries[-1].name), safe="") if page.more else None
+    return Folder(path=shown(path), entries=[_view(entry) for entry in page.entries], next=cursor)
 
 
 @router.get("/entry", summary="Look at a file or folder", responses=problems(404, 409, 504))
@@ -142,82 +113,45 @@ async def describe(caller: CallerOf, service: ServiceOf, session_id: str, path: 
         return _view(await session.files.describe(path))
 
 
-@router.put(
-    "/content",
-    status_code=201,
-    summary="Upload a file",
-    responses=problems(404, 409, 413, 507),
-    openapi_extra={"requestBody": {"required": True, "content": _BYTES}},
-)
-async def upload(
-    caller: CallerOf,
-    service: ServiceOf,
-    session_id: str,
-    path: FilePath,
-    request: Request,
-    overwrite: bool = True,
-    mode: Annotated[int, Query(ge=0, le=0o777, description="Permissions, as a number.")] = 0o644,
-) -> Uploaded:
-    """Write the request's body to a file, whole or not at all. Folders on the way are made."""
-    service.sessions.check_accepting()
-    live = await service.sessions.running(caller.tenant, session_id)
-    with live.use() as session:
-        await _check_free(session, path, overwrite=overwrite)
-        length = request.headers.get("content-length")
-        size = int(length) if length else None
-        size = await session.files.upload_stream(request.stream(), path, size=size, mode=mode)
-    return Uploaded(path=path, size=size)
-
-
-@router.post(
-    "/upload",
-    status_code=201,
-    summary="Upload files as a form",
-    responses=problems(404, 409, 413, 507),
-    openapi_extra=_MULTIPART,
-)
-async def upload_form(
-    caller: CallerOf,
-    service: ServiceOf,
-    session_id: str,
-    request: Request,
-    path: Annotated[str, Query(min_length=1, max_length=MAX_PATH, description="The folder.")] = ".",
-    overwrite: bool = True,
-) -> UploadedFiles:
-    """Write each file of a `multipart/form-data` body into a folder, under its own name, each whole or not at all."""
-    service.sessions.check_accepting()
-    live = await service.sessions.running(caller.tenant, session_id)
-    written: list[Uploaded] = []
-    # Large files wait on the disk, not in memory.
-    async with request.form(max_files=_MAX_FILES, max_fields=0) as form:
-        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-        if not files:
-            raise InvalidRequest("the form holds no file", hint="Send multipart/form-data with files in it")
-        targets = [_target(path, file.filename or "") for file in files]
-        with live.use() as session:
-            for target in targets:
-                await _check_free(session, target, overwrite=overwrite)
-            for target, file in zip(targets, files, strict=True):
-                size = await session.files.upload_stream(_pieces_of(file), target, size=file.size)
-                written.append(Uploaded(path=target, size=size))
-    return UploadedFiles(files=written)
-
-
+@router.head("/content", include_in_schema=False)
 @router.get(
     "/content",
     summary="Download a file",
     response_class=StreamingResponse,
-    responses={**problems(404, 409), 200: {"content": _BYTES, "description": "The file's bytes."}},
+    responses={
+        **problems(404, 409, 412, 416),
+        200: {"content": _BYTES, "description": "The file's bytes."},
+        206: {"content": _BYTES, "description": "Those that Range asked for."},
+        304: {"description": "It is as the client knows it."},
+    },
 )
-async def download(caller: CallerOf, service: ServiceOf, session_id: str, path: FilePath) -> StreamingResponse:
-    """A file's bytes, as they come out of the session."""
+async def download(caller: CallerOf, service: ServiceOf, session_id: str, path: FilePath, request: Request) -> Response:
+    """A file's bytes, as they come out of the session. HEAD, Range, ETag and dates as with any file server."""
     live = await service.sessions.running(caller.tenant, session_id)
     async with AsyncExitStack() as stack:
         session = stack.enter_context(live.use())
         file = await stack.enter_async_context(session.files.open_download(path))
-        headers = {"Content-Length": str(file.size), "Content-Disposition": _attachment(path.rsplit("/", 1)[-1])}
-        body = _closing(file.pieces, stack.pop_all())
-        return StreamingResponse(body, headers=headers, media_type="application/octet-stream")
+        known = _validators(file)
+        selected = select(request.headers, known, ranges=request.method == "GET" and file.has_parts)
+        headers = _headers(known, path.rsplit("/", 1)[-1])
+        match selected.status:
+            case 412:
+                return answer(412, "precondition_failed", f"{shown(path)} is another than was asked for", None)
+            case 416:
+                what = f"{shown(path)} has {file.size} bytes, and none of those asked for"
+                return answer(416, "range_not_satisfiable", what, None, {"Content-Range": f"bytes */{file.size}"})
+            case 304:
+                return Response(status_code=304, headers=headers)
+            case 206:
+                last = selected.start + selected.count - 1
+                headers["Content-Range"] = f"bytes {selected.start}-{last}/{file.size}"
+            case 200:
+                pass
+        headers["Content-Length"] = str(selected.count)
+        if request.method == "HEAD":
+            return Response(headers=headers, media_type=_MEDIA_TYPE)
+        body = _closing(file.part(selected.start, selected.count), stack.pop_all())
+        return StreamingResponse(body, selected.status, headers=headers, media_type=_MEDIA_TYPE)
 
 
 @router.get("/text", summary="Read a text file", responses=problems(404, 409))
@@ -232,19 +166,14 @@ async def read_text(
     live = await service.sessions.running(caller.tenant, session_id)
     with live.use() as session:
         async with session.files.open_download(path) as file:
-            data = b""
-            async for piece in file.pieces:
-                data += piece
-                if len(data) >= limit:
-                    break
-            return Text(
-                path=path,
-                text=data[:limit].decode("utf-8", "replace"),
-                size=file.size,
-                truncated=file.size > limit,
-            )
+            truncated = file.size > limit
+            data = b"".join([piece async for piece in file.part(0, min(limit, file.size))])
+        # A character that the limit cuts is left out.
+        text = codecs.getincrementaldecoder("utf-8")("replace").decode(data, final=not truncated)
+        return Text(path=shown(path), text=text, size=file.size, truncated=truncated)
 
 
+@router.head("/archive", include_in_schema=False)
 @router.get(
     "/archive",
     summary="Download a folder",
@@ -261,16 +190,20 @@ async def archive(
     caller: CallerOf,
     service: ServiceOf,
     session_id: str,
-    path: Annotated[str, Query(min_length=1, max_length=MAX_PATH)] = ".",
+    path: FolderPath,
+    request: Request,
     output: Annotated[ArchiveFormat, Query(alias="format")] = "tar.gz",
-) -> StreamingResponse:
+) -> Response:
     """A folder (or file) as an archive, built while it is sent. A tar keeps links, a zip leaves them out."""
     live = await service.sessions.running(caller.tenant, session_id)
     async with AsyncExitStack() as stack:
         session = stack.enter_context(live.use())
         pieces = await stack.enter_async_context(session.files.open_archive(path, output))
         name = path.rstrip("/").rsplit("/", 1)[-1]
-        headers = {"Content-Disposition": _attachment(f"{'files' if name in {'', '.', '..'} else name}.{output}")}
+        headers = {"Content-Disposition": attachment(f"{'files' if name in {'', '.', '..'} else name}.{output}")}
+        if request.method == "HEAD":
+            # A length that nobody knows yet is not told.
+            return StreamingResponse(_nothing(), headers=headers, media_type=_MEDIA_TYPES[output])
         body = _closing(pieces, stack.pop_all())
         return StreamingResponse(body, headers=headers, media_type=_MEDIA_TYPES[output])
 
@@ -280,7 +213,7 @@ async def make_folder(caller: CallerOf, service: ServiceOf, session_id: str, bod
     """Make a folder and those on the way to it; one that is there will do."""
     live = await service.sessions.running(caller.tenant, session_id)
     with live.use() as session:
-        return _view(await session.files.make_folder(body.path))
+        return _view(await session.files.make_folder(path_of(body.path)))
 
 
 @router.post("/move", summary="Move or rename", responses=problems(404, 409, 507))
@@ -288,7 +221,7 @@ async def move(caller: CallerOf, service: ServiceOf, session_id: str, body: Move
     """Move a file or folder, whole or not at all. What lies at the target is replaced only with `overwrite`."""
     live = await service.sessions.running(caller.tenant, session_id)
     with live.use() as session:
-        return _view(await session.files.move(body.source, body.target, overwrite=body.overwrite))
+        return _view(await session.files.move(path_of(body.source), path_of(body.target), overwrite=body.overwrite))
 
 
 @router.delete("", status_code=204, summary="Remove", responses=problems(404, 409))
@@ -299,24 +232,6 @@ async def remove(
     live = await service.sessions.running(caller.tenant, session_id)
     with live.use() as session:
         await session.files.remove(path, recursive=recursive)
-
-
-async def _check_free(session: Session, path: str, *, overwrite: bool) -> None:
-    if overwrite:
-        check_path(path)
-        return
-    try:
-        await session.files.describe(path)
-    except FileNotFound:
-        return
-    raise FileExists(f"{path} is there already", hint="Choose another name, or overwrite it")
-
-
-def _target(folder: str, name: str) -> str:
-    # Browsers send a bare name; others might send a path, which must not lead out of the folder.
-    if name in {"", ".", ".."} or "/" in name:
-        raise InvalidRequest(f"{name[:200]!r} is not the name of a file")
-    return check_path(name if folder == "." else f"{folder.rstrip('/')}/{name}")
 
 
 async def _gathered(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
@@ -331,29 +246,47 @@ async def _gathered(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
         yield bytes(gathered)
 
 
-async def _pieces_of(file: UploadFile) -> AsyncGenerator[bytes]:
-    while piece := await file.read(PIECE):
-        yield piece
-
-
 async def _closing(pieces: AsyncIterable[bytes], stack: AsyncExitStack) -> AsyncGenerator[bytes]:
     async with stack:
         async for piece in _gathered(pieces):
             yield piece
 
 
-def _attachment(name: str) -> str:
-    # RFC 6266 and 8187: any name, in characters that every header can carry.
-    return f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+async def _nothing() -> AsyncGenerator[bytes]:
+    return
+    yield
+
+
+def _validators(file: GuestFile) -> Validators:
+    # The time of any change of it, which no program can set as it likes.
+    changed = file.mtime_ns if file.ctime_ns is None else file.ctime_ns
+    modified = file.mtime_ns // 1_000_000_000
+    # A date that is yet to come, or that no calendar has, is none to compare with.
+    known = 0 <= modified <= time.time()
+    return Validators(file.size, f'"{changed:x}-{file.size:x}"', modified if known else None)
+
+
+def _headers(file: Validators, name: str) -> dict[str, str]:
+    modified = {} if file.modified is None else {"Last-Modified": formatdate(file.modified, usegmt=True)}
+    return {
+        **modified,
+        "ETag": file.etag,
+        "Accept-Ranges": "bytes",
+        # Else browsers would take a file of a while ago for good without asking.
+        "Cache-Control": "no-cache",
+        "Content-Disposition": attachment(name),
+        "X-Content-Type-Options": "nosniff",
+    }
 
 
 def _view(entry: Entry) -> EntryView:
     return EntryView(
-        name=entry.name,
+        name=shown(entry.name),
+        encoded=encoded(entry.name),
         type=entry.type,
         size=entry.size,
         mime=entry.mime,
         mode=f"{entry.mode:o}",
         modified_at=datetime.fromtimestamp(min(max(entry.mtime_ns / 1e9, 0), 253_402_300_799), UTC),
-        target=entry.target,
+        target=None if entry.target is None else shown(entry.target),
     )

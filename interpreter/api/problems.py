@@ -110,9 +110,7 @@ def install(app: FastAPI) -> None:
 
     async def http(_: Request, error: Exception) -> Refusal:
         assert isinstance(error, HTTPException)  # noqa: S101
-        code = _CODES.get(error.status_code) or HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-        hint = "Send it in parts" if error.status_code == 413 else None
-        return answer(error.status_code, code, str(error.detail), hint, dict(error.headers or {}))
+        return refusal_of_http(error)
 
     async def gone(_: Request, __: Exception) -> Refusal:
         return answer(400, "bad_request", "the request's body ended before it was whole", "Send it again")
@@ -155,6 +153,13 @@ def refusal_of(error: InterpreterError) -> Refusal:
         log.warning("request failed", code=error.code, error=told)
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else {}
     return answer(status, error.code, error.message, error.hint, headers)
+
+
+def refusal_of_http(error: HTTPException) -> Refusal:
+    """An error of the framework's as a response."""
+    code = _CODES.get(error.status_code) or HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+    hint = "Send it in parts" if error.status_code == 413 else None
+    return answer(error.status_code, code, str(error.detail), hint, dict(error.headers or {}))
 
 
 def answer(status: int, code: str, message: str, hint: str | None, headers: dict[str, str] | None = None) -> Refusal:

@@ -40,6 +40,7 @@ app = typer.Typer(name="session", help="Sessions of the service at INTERPRETER_U
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The session.")]
+_STANDARD_OUTPUT: Final = Path("-")
 _OUTPUT: Final[TypeAdapter[Output]] = TypeAdapter(Output)
 
 
@@ -221,19 +222,29 @@ def upload(
 def download(
     session_id: IdArgument,
     path: Annotated[str, typer.Argument(help="The session's file.")],
-    out_file: Annotated[Path | None, typer.Option("--out", help="Where to; its own name in this folder else.")] = None,
+    out_file: Annotated[
+        Path | None,
+        typer.Option("--out", help="Where to: a file, a folder, or - for standard output. Its own name here else."),
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Get a file out of a session, whole or not at all."""
+    if out_file == _STANDARD_OUTPUT and json_output:
+        raise typer.BadParameter("standard output cannot take both the file and --json")
 
     async def main(client: "AsyncClient") -> None:
         name = path.rstrip("/").rsplit("/", 1)[-1]
-        target = out_file or Path(name)
-        with local_file(target), transfer_bar(name, quiet=json_output) as progress:
-            await client.session(session_id).download(path, target, progress=progress)
+        session = client.session(session_id)
+        with local_file(out_file or Path(name)), transfer_bar(name, quiet=json_output) as progress:
+            if out_file == _STANDARD_OUTPUT:
+                await session.download(path, sys.stdout.fileno(), progress=progress)
+                return
+            target = out_file or Path(name)
+            target = target / name if target.is_dir() else target
+            await session.download(path, target, progress=progress)
             size = target.stat().st_size
         if json_output:
-            print_json({"path": str(target), "size": size})
+            print_json({"path": plain(str(target)), "size": size})
 
     _run(main, json_output)
 

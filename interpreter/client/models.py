@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from interpreter.client.names import from_encoded
+
 Event = dict[str, Any]
 """One event of a stream; ``type`` tells what it is."""
 
@@ -186,6 +188,9 @@ class FileInfo(_Answer):
     """A file, folder or link of a session. ``size`` is in bytes, ``mode`` in octal digits."""
 
     name: str
+    """A byte that is not UTF-8 is shown as ``\\xff``."""
+    encoded: str | None = None
+    """The name percent-encoded, when it is not UTF-8."""
     type: FileType
     size: int
     mime: str = "application/octet-stream"
@@ -193,6 +198,11 @@ class FileInfo(_Answer):
     modified_at: datetime
     target: str | None = None
     """Where a link leads."""
+
+    @property
+    def exact_name(self) -> str:
+        """The name as the session's methods take it: with a lone surrogate for each byte that is not UTF-8."""
+        return self.name if self.encoded is None else from_encoded(self.encoded)
 
 
 class FilePage(_Answer):

@@ -50,16 +50,3 @@ async def counted(pieces: AsyncIterable[bytes], total: int | None, progress: Pro
         done += len(piece)
         if progress:
             progress(done, total)
-
-
-async def write_file(pieces: AsyncIterable[bytes], target: Path) -> None:
-    """Write pieces to a file, whole or not at all: it has its name when all is there. Raises OSError."""
-    part = target.with_name(f"{target.name}.part")
-    try:
-        with part.open("wb") as file:
-            async for piece in pieces:
-                await asyncio.to_thread(file.write, piece)
-        part.replace(target)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

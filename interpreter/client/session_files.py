@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Final, Literal
 
 from interpreter.client.models import FileInfo, FilePage, FileText, Uploaded
-from interpreter.client.pieces import Progress, counted, cut, read_file, write_file
+from interpreter.client.names import in_json
+from interpreter.client.pieces import Progress, counted, cut, read_file
 from interpreter.client.session_calls import SessionCalls
 from interpreter.client.transport import LONG_SECONDS, Call
+from interpreter.saving import save
 
 ArchiveFormat = Literal["tar.gz", "tar", "zip"]
 
@@ -16,7 +18,11 @@ _FILE_PAGE: Final = 1000
 
 
 class SessionFiles(SessionCalls):
-    """Part of `AsyncSession`. Paths are the session's; relative ones start in its home folder."""
+    """Part of `AsyncSession`. Paths are the session's; relative ones start in its home folder.
+
+    A name that is not UTF-8 has lone surrogates where its bytes are not, as Python's own functions have it
+    (`os.fsdecode`); see `FileInfo.exact_name`.
+    """
 
     async def upload(
         self,
@@ -51,20 +57,24 @@ class SessionFiles(SessionCalls):
         )
         return (await self._transport.get(call, Uploaded)).size
 
-    async def download(self, path: str, target: Path | None = None, *, progress: Progress | None = None) -> bytes:
+    async def download(self, path: str, target: Path | int | None = None, *, progress: Progress | None = None) -> bytes:
         """A file's bytes. With ``target`` they are written there, whole or not at all, and none are returned.
 
-        Raises OSError when ``target`` cannot be written.
+        In a folder the file has its own name; an open descriptor gets the bytes as they come. Raises OSError when
+        ``target`` cannot be written.
         """
-        return await self._fetch(self._call("GET", "files", "content", params={"path": path}), target, progress)
+        return await self._fetch(
+            self._call("GET", "files", "content", params={"path": path}), _in_folder(target, path), progress
+        )
 
     async def archive(self, path: str, target: Path, format: ArchiveFormat = "tar.gz") -> None:  # noqa: A002
         """Write an archive of a folder (or file) to ``target``, whole or not at all. A zip leaves links out.
 
-        Raises OSError when ``target`` cannot be written.
+        In a folder it is called as the folder is, ``files`` for the home folder, with the format. Raises OSError when
+        ``target`` cannot be written.
         """
         call = self._call("GET", "files", "archive", params={"path": path, "format": format}, seconds=LONG_SECONDS)
-        await self._fetch(call, target, None)
+        await self._fetch(call, _in_folder(target, path, f".{format}"), None)
 
     async def read_text(self, path: str, limit: int = TEXT_LIMIT) -> str:
         """The first ``limit`` bytes of a file as text (at most 1,000,000); what is no UTF-8 is replaced."""
@@ -89,11 +99,11 @@ class SessionFiles(SessionCalls):
 
     async def make_folder(self, path: str) -> FileInfo:
         """Make a folder and those on the way to it; one that is there will do."""
-        return await self._transport.get(self._call("POST", "files", "folders", body={"path": path}), FileInfo)
+        return await self._transport.get(self._call("POST", "files", "folders", body={"path": in_json(path)}), FileInfo)
 
     async def move(self, source: str, target: str, overwrite: bool = False) -> FileInfo:
         """Move or rename. What lies at the target is replaced only with ``overwrite``, else raises FileExists."""
-        body = {"source": source, "target": target, "overwrite": overwrite}
+        body = {"source": in_json(source), "target": in_json(target), "overwrite": overwrite}
         return await self._transport.get(self._call("POST", "files", "move", body=body, seconds=LONG_SECONDS), FileInfo)
 
     async def remove(self, path: str, recursive: bool = False) -> None:
@@ -101,12 +111,19 @@ class SessionFiles(SessionCalls):
         params = {"path": path, "recursive": recursive}
         await self._transport.send(self._call("DELETE", "files", params=params, seconds=LONG_SECONDS))
 
-    async def _fetch(self, call: Call, target: Path | None, progress: Progress | None) -> bytes:
+    async def _fetch(self, call: Call, target: Path | int | None, progress: Progress | None) -> bytes:
         # As it is: what a proxy has packed would have another length than the file.
         async with self._transport.open(call, headers={"Accept-Encoding": "identity"}) as response:
             length = response.headers.get("content-length", "")
             pieces = counted(response.aiter_bytes(), int(length) if length.isdecimal() else None, progress)
             if target is None:
                 return b"".join([piece async for piece in pieces])
-            await write_file(pieces, target)
+            await save(pieces, target)
             return b""
+
+
+def _in_folder(target: Path | int | None, path: str, suffix: str = "") -> Path | int | None:
+    if not isinstance(target, Path) or not target.is_dir():
+        return target
+    name = path.rstrip("/").rsplit("/", 1)[-1]
+    return target / f"{'files' if name in {'', '.', '..'} else name}{suffix}"

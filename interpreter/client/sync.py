@@ -294,8 +294,11 @@ class Session:
         given = source if isinstance(source, Path | bytes) else from_iterable(source)
         return self._loop.run(self._session.upload(given, path, overwrite=overwrite, progress=progress))
 
-    def download(self, path: str, target: Path | None = None, *, progress: Progress | None = None) -> bytes:
-        """A file's bytes. With ``target`` they are written there, whole or not at all, and none are returned."""
+    def download(self, path: str, target: Path | int | None = None, *, progress: Progress | None = None) -> bytes:
+        """A file's bytes. With ``target`` they are written there, whole or not at all, and none are returned.
+
+        In a folder the file has its own name; an open descriptor gets the bytes as they come.
+        """
         return self._loop.run(self._session.download(path, target, progress=progress))
 
     def archive(self, path: str, target: Path, format: ArchiveFormat = "tar.gz") -> None:  # noqa: A002

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from interpreter.client.failures import error_from_answer
 from interpreter.client.models import Event
+from interpreter.client.names import query_of
 from interpreter.client.stream import EventParser
 from interpreter.errors import ConfigurationError, InvalidRequest, ServiceError, ServiceUnreachable
 from interpreter.loopback import is_loopback
@@ -228,12 +229,11 @@ class Transport:
         if call.body is not None:
             # As ASCII: a lone surrogate is escaped then, and the service says what it thinks of it.
             content, headers = json.dumps(call.body).encode(), {**headers, "Content-Type": "application/json"}
-        params = {name: value for name, value in call.params.items() if value is not None}
         try:
+            query = query_of(call.params)
             request = self._http.build_request(
                 call.method,
-                call.path,
-                params=params,
+                f"{call.path}?{query}" if query else call.path,
                 content=content,
                 headers={**headers, **call.headers},
                 timeout=timeout,

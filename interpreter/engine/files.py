@@ -7,12 +7,14 @@ import stat
 from collections.abc import AsyncGenerator, AsyncIterable, Generator
 from pathlib import Path
 
-from interpreter.errors import TransferError
+from interpreter.errors import FileExists, FileNotFound, TransferError
 from interpreter.kernel import tree
 from interpreter.kernel.archive import ArchiveFormat, open_archive
 from interpreter.kernel.control import AgentControl
 from interpreter.kernel.files import PIECE, GuestFile, get_file, put_file
 from interpreter.kernel.framing import Connect
+from interpreter.kernel.versions import EXCLUSIVE_PUT, knows
+from interpreter.saving import save
 
 
 class SessionFiles:
@@ -22,39 +24,69 @@ class SessionFiles:
         self._control = control
         self._connect = connect
 
-    async def upload(self, source: Path | bytes, path: str, *, mode: int | None = None) -> int:
-        """Write a file of the host, or bytes, to ``path``, whole or not at all; returns its size in bytes."""
+    async def upload(self, source: Path | bytes, path: str, *, mode: int | None = None, overwrite: bool = True) -> int:
+        """Write a file of the host, or bytes, to ``path``, whole or not at all; returns its size in bytes.
+
+        Without ``overwrite`` what is there stays, and FileExists is raised; of many at once one wins.
+        """
         if isinstance(source, bytes):
-            return await self.upload_stream(_pieces_of(source), path, size=len(source), mode=mode or 0o644)
+            return await self.upload_stream(
+                _pieces_of(source), path, size=len(source), mode=mode or 0o644, overwrite=overwrite
+            )
         with _open_regular(source) as file:
             about = os.fstat(file)
             return await self.upload_stream(
-                _pieces_from(file), path, size=about.st_size, mode=mode or stat.S_IMODE(about.st_mode)
+                _pieces_from(file),
+                path,
+                size=about.st_size,
+                mode=mode or stat.S_IMODE(about.st_mode),
+                overwrite=overwrite,
             )
 
     async def upload_stream(
-        self, pieces: AsyncIterable[bytes], path: str, *, size: int | None = None, mode: int = 0o644
+        self,
+        pieces: AsyncIterable[bytes],
+        path: str,
+        *,
+        size: int | None = None,
+        mode: int = 0o644,
+        overwrite: bool = True,
     ) -> int:
-        """Write pieces to ``path``, whole or not at all; returns the size in bytes."""
-        return await put_file(self._connect, path, pieces, size=size, mode=mode)
+        """Write pieces to ``path``, whole or not at all; returns the size in bytes. See ``upload``."""
+        version = self._control.version
+        if not overwrite and not knows(EXCLUSIVE_PUT, version):
+            # As near to it as an older agent comes.
+            await self._check_free(path)
+        return await put_file(self._connect, path, pieces, size=size, mode=mode, overwrite=overwrite, version=version)
+
+    async def _check_free(self, path: str) -> None:
+        with contextlib.suppress(FileNotFound):
+            await self.describe(path)
+            raise FileExists(f"{path} is there already")
 
     def open_download(self, path: str) -> contextlib.AbstractAsyncContextManager[GuestFile]:
         """Read ``path`` piece by piece."""
-        return get_file(self._connect, path)
+        return get_file(self._connect, path, version=self._control.version)
 
     async def download(self, path: str, target: Path | None = None) -> bytes:
-        """Read ``path`` into the host's file ``target`` (whole or not at all), or return its bytes."""
+        """Read ``path`` into the host's file ``target``, whole or not at all, or return its bytes.
+
+        In a folder of the host's it has its own name.
+        """
         async with self.open_download(path) as file:
             if target is None:
                 return b"".join([piece async for piece in file.pieces])
-            await _write_whole(target, file)
+            try:
+                await save(file.pieces, target / path.rstrip("/").rsplit("/", 1)[-1] if target.is_dir() else target)
+            except OSError as error:
+                raise TransferError(f"{target} cannot be written: {error.strerror}") from None
         return b""
 
     def open_archive(
         self, path: str, output: ArchiveFormat = "tar.gz"
     ) -> contextlib.AbstractAsyncContextManager[AsyncIterable[bytes]]:
         """Read a folder as an archive, piece by piece, while it is made; see `kernel.archive`."""
-        return open_archive(self._connect, path, output)
+        return open_archive(self._connect, path, output, version=self._control.version)
 
     async def list_folder(
         self, path: str = ".", *, after: str = "", limit: int = tree.MAX_PAGE, hidden: bool = True
@@ -101,16 +133,3 @@ async def _pieces_from(descriptor: int) -> AsyncGenerator[bytes]:
 async def _pieces_of(data: bytes) -> AsyncGenerator[bytes]:
     for start in range(0, len(data), PIECE):
         yield data[start : start + PIECE]
-
-
-async def _write_whole(target: Path, file: GuestFile) -> None:
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with partial.open("xb") as output:
-            async for piece in file.pieces:
-                await asyncio.to_thread(output.write, piece)
-        partial.replace(target)
-    except OSError as error:
-        raise TransferError(f"{target} cannot be written: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)

@@ -8,7 +8,8 @@ from typing import Literal
 from interpreter.errors import GuestRefused, MachineDied, TransferError
 from interpreter.kernel.files import PIECE
 from interpreter.kernel.framing import Connect, open_service
-from interpreter.kernel.paths import check_path, refusal
+from interpreter.kernel.paths import check_path, refusal, sent_path
+from kernel_guest.frames import AGENT_VERSION
 
 ArchiveFormat = Literal["tar.gz", "tar", "zip"]
 
@@ -18,16 +19,18 @@ async def open_archive(
     connect: Connect,
     path: str,
     format: ArchiveFormat = "tar.gz",  # noqa: A002  (what everyone calls it)
+    *,
+    version: int = AGENT_VERSION,
 ) -> AsyncGenerator[AsyncIterable[bytes]]:
     """The pieces of an archive of ``path``, at most PIECE bytes each; its entries begin with the name of ``path``.
 
     Links are kept as links in a tar and left out of a zip. Raises TransferError with what the guest said, or while
     the pieces are read when it broke off; MachineDied.
     """
-    check_path(path)
+    sent = sent_path(check_path(path), version)
     async with AsyncExitStack() as closing:
         try:
-            stream = await closing.enter_async_context(open_service(connect, "archive", path=path, format=format))
+            stream = await closing.enter_async_context(open_service(connect, "archive", path=sent, format=format))
         except GuestRefused as error:
             raise refusal(f"{path} could not be archived", error) from error
         except ConnectionError as error:

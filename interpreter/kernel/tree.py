@@ -3,11 +3,11 @@
 import mimetypes
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from interpreter.errors import BadPath, GuestMisbehaved, GuestRefused
 from interpreter.kernel.control import AgentControl
-from interpreter.kernel.paths import MAX_NAME, MAX_PATH, check_path, refusal
+from interpreter.kernel.paths import MAX_NAME, MAX_PATH, check_path, name_bytes, refusal, sent_path
 
 MAX_PAGE: Final = 1000
 """Most entries of one page."""
@@ -18,20 +18,32 @@ _LONG_SECONDS: Final = 300.0
 Model = TypeVar("Model", bound=BaseModel)
 
 
+def _name(value: object, longest: int) -> str:
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "surrogateescape")
+    # An older agent shows a byte that is not UTF-8 as four.
+    if not isinstance(value, str) or not 1 <= len(value) <= 4 * longest:
+        raise ValueError("a name is text or bytes, and no longer than the system has them")
+    return value
+
+
+Name = Annotated[str, PlainValidator(lambda value: _name(value, MAX_NAME))]
+LinkTarget = Annotated[str | None, PlainValidator(lambda value: None if value is None else _name(value, MAX_PATH))]
+
+
 class Entry(BaseModel):
-    """One entry of a folder. A name that is not UTF-8 in the session has ``\\xff`` where it is not."""
+    """One entry of a folder. Bytes of a name that are not UTF-8 are lone surrogates in it; see `kernel.paths`."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
-    # A byte that is not UTF-8 is shown as four.
-    name: Annotated[str, Field(min_length=1, max_length=4 * MAX_NAME)]
+    name: Name
     type: Literal["file", "folder", "link", "other"]
     size: Annotated[int, Field(ge=0)]
     """In bytes."""
     mode: Annotated[int, Field(ge=0, le=0o7777)]
     mtime_ns: int
     """When it was last written to, in ns since 1970."""
-    target: Annotated[str, Field(max_length=4 * MAX_PATH)] | None
+    target: LinkTarget
     """Where a link leads."""
 
     @property
@@ -67,18 +79,21 @@ async def list_folder(
     if not 1 <= limit <= MAX_PAGE:
         raise ValueError(f"a page has 1 to {MAX_PAGE} entries")
     # No path: a name as it was listed, which may be longer than any that can be used.
-    if len(after) > 4 * MAX_NAME or any("\ud800" <= character <= "\udfff" for character in after):
+    if len(after) > 4 * MAX_NAME:
         raise BadPath("No name comes from a listing that looks like this")
-    arguments = {"after": after, "limit": limit, "hidden": hidden}
+    arguments = {"after": sent_path(after, control.version), "limit": limit, "hidden": hidden}
     answer = await _call(control, "list", path, f"{path} could not be listed", timeout, **arguments)
     # From lists of msgpack's to the model's tuple.
     entries = answer.get("entries")
     page = _checked(Page, {**answer, "entries": tuple(entries) if isinstance(entries, list) else entries})  # pyright: ignore[reportUnknownArgumentType]
-    names = [entry.name for entry in page.entries]
+    try:
+        names = [name_bytes(entry.name) for entry in page.entries]
+    except BadPath:
+        raise GuestMisbehaved("the guest listed names that are neither text nor bytes") from None
     # Who goes from page to page must come to an end.
-    if len(names) > limit or (page.more and not names) or any(name <= after for name in names):
+    if len(names) > limit or (page.more and not names) or any(name <= name_bytes(after) for name in names):
         raise GuestMisbehaved("the guest listed what was not asked for")
-    if any("/" in name or "\0" in name or name in {".", ".."} for name in names) or names != sorted(names):
+    if any(b"/" in name or b"\0" in name or name in {b".", b".."} for name in names) or names != sorted(names):
         raise GuestMisbehaved("the guest listed names that no folder has")
     return page
 
@@ -100,7 +115,7 @@ async def move(
 
     A folder at ``target`` is neither entered nor replaced; a file or link there only with ``overwrite``.
     """
-    arguments = {"target": check_path(target), "overwrite": overwrite}
+    arguments = {"target": sent_path(check_path(target), control.version), "overwrite": overwrite}
     what = f"{source} could not be moved to {target}"
     return _checked(Entry, await _call(control, "move", source, what, timeout, **arguments))
 
@@ -117,7 +132,8 @@ async def _call(
     control: AgentControl, operation: str, path: str, what: str, timeout: float, **arguments: object
 ) -> dict[str, Any]:
     try:
-        return await control.call(operation, timeout=timeout, path=check_path(path), **arguments)
+        sent = sent_path(check_path(path), control.version)
+        return await control.call(operation, timeout=timeout, path=sent, **arguments)
     except GuestRefused as error:
         raise refusal(what, error) from error
 

@@ -10,8 +10,13 @@ from typing import Final
 
 from interpreter.errors import GuestRefused, TemplateOutdated
 
-SPOKEN: Final[Mapping[int, frozenset[str]]] = {2: frozenset({"progress"}), 3: frozenset()}
-"""By version, the operations that an agent of it does not know."""
+EXCLUSIVE_PUT: Final = "put without overwrite"
+PARTS: Final = "parts of files"
+RAW_NAMES: Final = "names that are not UTF-8"
+
+_FILES = frozenset({EXCLUSIVE_PUT, PARTS, RAW_NAMES})
+SPOKEN: Final[Mapping[int, frozenset[str]]] = {2: _FILES | {"progress"}, 3: _FILES, 4: frozenset()}
+"""By version, the operations, and what else of the above, that an agent of it does not know."""
 
 
 def check_spoken(version: int, template: str = "NAME") -> None:
@@ -24,9 +29,14 @@ def check_spoken(version: int, template: str = "NAME") -> None:
         )
 
 
+def knows(what: str, version: int) -> bool:
+    """Whether agents of that version know the operation, or what else it is."""
+    return what not in SPOKEN[version]
+
+
 def check_known(operation: str, version: int) -> None:
     """Raises GuestRefused when agents of that version do not know the operation."""
-    if operation in SPOKEN[version]:
+    if not knows(operation, version):
         raise GuestRefused(
             f"the session is from before the service was upgraded, and its machine does not know `{operation}`",
             guest_code="too_old",

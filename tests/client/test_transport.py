@@ -1,5 +1,6 @@
 """What is tried again and what is not, and which exception an error becomes. Against a transport of the test's own."""
 
+import json
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -261,11 +262,27 @@ async def test_names_in_paths_are_quoted_or_refused() -> None:
     server = Server(httpx.Response(204))
     await AsyncSession(server.transport, "a/b?c").close_context("ü/#")
     assert server.requests[0].url.raw_path == b"/v1/sessions/a%2Fb%3Fc/contexts/%C3%BC%2F%23"
-    for name in ("", "..", "\udcff"):
+    for name in ("", "..", "\ud800"):
         with pytest.raises(InvalidRequest):
             AsyncSession(server.transport, name)
     with pytest.raises(InvalidRequest):
-        await AsyncSession(server.transport, "a").describe("\udcff")
+        await AsyncSession(server.transport, "a").describe("\ud800")
+
+
+async def test_a_name_that_is_not_utf8_goes_as_its_bytes() -> None:
+    entry = {"name": "caf\\xe9", "encoded": "caf%E9", "type": "file", "size": 1, "mode": "644"}
+    entry["modified_at"] = "2026-01-01T00:00:00Z"
+    server = Server(httpx.Response(200, json=entry), httpx.Response(200, json=entry))
+    session = AsyncSession(server.transport, "a")
+    described = await session.describe("ü &\udce9")
+    assert described.exact_name == "caf\udce9"
+    assert server.requests[0].url.raw_path == b"/v1/sessions/a/files/entry?path=%C3%BC%20%26%E9"
+    await session.move(described.exact_name, "café")
+    assert json.loads(server.requests[1].content) == {
+        "source": {"encoded": "caf%E9"},
+        "target": "café",
+        "overwrite": False,
+    }
 
 
 async def test_events_make_a_result() -> None:

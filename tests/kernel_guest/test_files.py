@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from guest_on_host import SECONDS, Guest, Kernel, pieces_of
 
-from interpreter.errors import GuestRefused, TransferError
+from interpreter.errors import FileExists, GuestRefused, IsAFolder, TransferError
 from interpreter.kernel.files import PIECE, get_file, put_file
 from interpreter.kernel.framing import FrameStream, open_service
+from kernel_guest import files as guest_files
+from kernel_guest.frames import Kind
 
 pytestmark = pytest.mark.machine
 
@@ -193,3 +195,78 @@ async def settled(guest: Guest, folder: str) -> None:
 async def test_empty_pieces_are_not_the_end(guest: Guest, size: int | None) -> None:
     await put_file(guest.connect, "gaps", pieces_of(b"", b"ab", b"", b"cd", b""), size=size)
     assert await get(guest, "gaps") == b"abcd"
+
+
+async def test_of_many_that_must_not_overwrite_one_wins_and_is_whole(guest: Guest) -> None:
+    contents = [bytes([number]) * 300_000 for number in range(8)]
+
+    async def put(content: bytes) -> bool:
+        pieces = pieces_of(content[:150_000], content[150_000:])
+        try:
+            await put_file(guest.connect, "race/file", pieces, size=len(content), overwrite=False)
+        except FileExists:
+            return False
+        return True
+
+    won = await asyncio.gather(*map(put, contents))
+    assert won.count(True) == 1
+    assert (guest.home / "race/file").read_bytes() == contents[won.index(True)]
+    assert [path.name for path in (guest.home / "race").iterdir()] == ["file"]
+
+
+async def test_a_link_that_leads_nowhere_is_not_overwritten_unasked(guest: Guest) -> None:
+    (guest.home / "dangling").symlink_to(guest.home / "not-there")
+    with pytest.raises(FileExists):
+        await put_file(guest.connect, "dangling", pieces_of(b"x"), overwrite=False)
+    assert not (guest.home / "not-there").exists()
+
+
+def test_where_the_system_cannot_rename_so_a_name_is_taken_once_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Old:
+        def renameat2(self, *_: object) -> int:
+            guest_files.ctypes.set_errno(guest_files.errno.EINVAL)
+            return -1
+
+    monkeypatch.setattr(guest_files, "_LIBC", Old())
+    for content in ("first", "second"):
+        (tmp_path / content).write_text(content)
+    guest_files.rename(tmp_path / "first", tmp_path / "taken", overwrite=False)
+    with pytest.raises(FileExistsError):
+        guest_files.rename(tmp_path / "second", tmp_path / "taken", overwrite=False)
+    assert (tmp_path / "taken").read_text() == "first"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["second", "taken"]
+
+
+async def test_a_path_that_ends_as_a_folder_does_is_none_of_a_file(guest: Guest) -> None:
+    with pytest.raises(IsAFolder):
+        await put_file(guest.connect, "ends/", pieces_of(b"x"))
+    assert not (guest.home / "ends").exists()
+
+
+@pytest.mark.parametrize(("start", "count"), [(0, 0), (0, 5), (3, 4), (PIECE - 1, PIECE + 2), (2 * PIECE, 0)])
+async def test_any_part_of_a_file_can_be_read(guest: Guest, start: int, count: int) -> None:
+    content = os.urandom(2 * PIECE + 17)
+    await put_file(guest.connect, "parts", pieces_of(content))
+    async with get_file(guest.connect, "parts") as file:
+        assert b"".join([piece async for piece in file.part(start, count)]) == content[start : start + count]
+        assert file.ctime_ns == (guest.home / "parts").stat().st_ctime_ns
+
+
+@pytest.mark.parametrize(("start", "count"), [(-1, 1), (0, 11), (11, 0), (5, 6), (True, "x")])
+async def test_a_part_that_a_file_does_not_have_ends_the_stream(guest: Guest, start: object, count: object) -> None:
+    await put_file(guest.connect, "ten", pieces_of(bytes(10)))
+    async with open_service(guest.connect, "get", path="ten") as stream:
+        await stream.send(Kind.CALL, {"start": start, "count": count})
+        assert await stream.reader.read() == b""
+    assert await get(guest, "ten") == bytes(10)
+
+
+async def test_a_name_that_is_not_utf8_is_written_and_read(guest: Guest) -> None:
+    name = os.fsdecode(b"caf\xe9/gr\xfcn.csv")
+    await put_file(guest.connect, name, pieces_of(b"latin"))
+    assert (guest.home / name).read_bytes() == b"latin"
+    assert await get(guest, name) == b"latin"
+    with pytest.raises(TransferError, match=r"caf\\xe9 could not be read"):
+        await get(guest, os.fsdecode(b"caf\xe9"))

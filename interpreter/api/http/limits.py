@@ -1,4 +1,7 @@
-"""How much a request may bring. What is too long is refused before, or while, it is read; JSON before it is parsed."""
+"""How much a request may bring. What is too long is refused before, or while, it is read; JSON before it is parsed.
+
+A body that comes packed is unpacked here, so that its bounds are those of what comes out.
+"""
 
 import gc
 from typing import Final
@@ -8,7 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from interpreter.api.problems import answer, refusal_of
+from interpreter.api.http.unpacking import CODINGS, UnknownCoding, coding_of, unpacked
+from interpreter.api.problems import answer, refusal_of, refusal_of_http
 from interpreter.errors import TooLarge
 from interpreter.kernel.limits import checking
 from interpreter.kernel.turns import in_turns
@@ -37,6 +41,12 @@ class BodyLimitMiddleware:
         if not length.isdecimal() or int(length) > limit:
             await self._refuse(limit)(scope, receive, send)
             return
+        try:
+            if (coding := coding_of(Headers(scope=scope))) is not None:
+                scope, receive = unpacked(scope, receive, coding)
+        except UnknownCoding as error:
+            await _unknown(str(error))(scope, receive, send)
+            return
         received = 0
 
         async def counted() -> Message:
@@ -55,7 +65,7 @@ class BodyLimitMiddleware:
             body = await _whole(counted)
             await in_turns(checking(body, "the body"))
         except (HTTPException, TooLarge) as error:
-            refusal = self._refuse(limit) if isinstance(error, HTTPException) else refusal_of(error)
+            refusal = refusal_of_http(error) if isinstance(error, HTTPException) else refusal_of(error)
             await refusal(scope, receive, send)
             return
         except ClientDisconnect:
@@ -98,6 +108,12 @@ def _again(body: bytes, receive: Receive) -> Receive:
         return await receive()
 
     return again
+
+
+def _unknown(coding: str) -> ASGIApp:
+    message = f"a body with Content-Encoding {coding!r} is not unpacked here, and so not taken"
+    hint = f"Send it as it is, or as one of {CODINGS}; a file that is to stay packed goes without the header"
+    return answer(415, "unsupported_media_type", message, hint, {"Accept-Encoding": CODINGS})
 
 
 def _message(limit: int) -> str:
