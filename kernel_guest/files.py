@@ -118,7 +118,7 @@ def receive_file(source: socket.socket, target: Path, *, size: int | None, mode:
         target = Path(os.path.realpath(target)) if target.is_symlink() else target
         if target.is_symlink():
             raise FileRefused("io_error", f"{target} is a link in a circle")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(target)
         partial = target.parent / f".{target.name[:60]}.{secrets.token_hex(4)}.part"
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -177,6 +177,13 @@ def send_file(descriptor: int, target: socket.socket, size: int, *, start: int =
             return
         target.sendall(buffer[:count])
         size -= count
+
+
+def _make_parent(target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target.parent)) from None
 
 
 def _copy_pieces(source: socket.socket, descriptor: int) -> int:

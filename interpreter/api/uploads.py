@@ -66,7 +66,9 @@ async def upload(
     path: FilePath,
     request: Request,
     overwrite: bool = True,
-    mode: Annotated[int, Query(ge=0, le=0o777, description="Permissions, as a number.")] = 0o644,
+    mode: Annotated[
+        str, Query(pattern=r"^(0|0o)?[0-7]{3}$", description="Permissions, in octal as `chmod` has them.")
+    ] = "644",
 ) -> Uploaded:
     """Write the request's body to a file, whole or not at all. Folders on the way are made.
 
@@ -81,7 +83,7 @@ async def upload(
     with live.use() as session:
         length = request.headers.get("content-length")
         size = await session.files.upload_stream(
-            request.stream(), path, size=int(length) if length else None, mode=mode, overwrite=overwrite
+            request.stream(), path, size=int(length) if length else None, mode=int(mode, 8), overwrite=overwrite
         )
     return Uploaded(path=shown(path), size=size)
 

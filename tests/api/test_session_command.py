@@ -250,6 +250,63 @@ async def test_files_up_down_and_listed(command: Command, shared: str, tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", "back.bin", "ä b.txt"]
 
 
+async def test_a_download_goes_to_a_folder_a_pipe_or_standard_output(
+    command: Command, shared: str, tmp_path: Path
+) -> None:
+    data = os.urandom(300_000)
+    (tmp_path / "a.bin").write_bytes(data)
+    await command("upload", shared, "a.bin", "--to", "targets")
+    (tmp_path / "folder").mkdir()
+    assert await command("download", shared, "targets/a.bin", "--out", "folder") == (0, "", "")
+    assert (tmp_path / "folder/a.bin").read_bytes() == data
+    (tmp_path / "a.bin").unlink()
+    assert await command.json("download", shared, "targets/a.bin", "--out", ".") == [{"path": "a.bin", "size": 300_000}]
+    assert (tmp_path / "a.bin").read_bytes() == data
+    process = await command.start("download", shared, "targets/a.bin", "--out", "-")
+    async with asyncio.timeout(SECONDS):
+        assert await process.communicate() == (data, b"")
+    # What is no file stays what it is.
+    os.mkfifo(tmp_path / "pipe")
+    reader = asyncio.create_task(asyncio.to_thread((tmp_path / "pipe").read_bytes))
+    assert await command("download", shared, "targets/a.bin", "--out", "pipe") == (0, "", "")
+    assert await reader == data
+    assert (tmp_path / "pipe").is_fifo()
+
+
+async def test_a_download_writes_through_a_link_and_leaves_other_files_alone(
+    command: Command, shared: str, tmp_path: Path
+) -> None:
+    await command("sh", shared, "echo new > through.txt")
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "link.part").write_text("somebody's")
+    assert (await command("download", shared, "through.txt", "--out", "link"))[0] == 0
+    assert [(tmp_path / name).read_text() for name in ("real", "link.part")] == ["new\n", "somebody's"]
+    assert (tmp_path / "link").is_symlink()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+async def test_a_download_to_a_folder_without_rights_is_told(command: Command, shared: str, tmp_path: Path) -> None:
+    await command("sh", shared, "echo 1 > rights.txt")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    code, _, err = await command("download", shared, "rights.txt", "--out", "closed")
+    assert (code, "Permission denied" in err, "Traceback" in err) == (3, True, False)
+
+
+async def test_names_of_any_bytes_go_through_the_command(command: Command, shared: str, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.txt")
+    (tmp_path / name).write_text("latin")
+    assert (await command("upload", shared, name, "--to", "bytes"))[0] == 0
+    (listed,) = await command.json("ls", shared, "bytes")
+    assert [entry["encoded"] for entry in listed["entries"]] == ["caf%E9.txt"]  # type: ignore[index, attr-defined]
+    (tmp_path / name).unlink()
+    assert (await command("download", shared, f"bytes/{name}"))[0] == 0
+    assert (tmp_path / name).read_text() == "latin"
+    code, _, err = await command("download", shared, f"bytes/x{name}")
+    assert (code, "xcaf\\xe9.txt could not be read" in err) == (3, True)
+
+
 async def test_a_name_in_a_session_cannot_draw_on_the_terminal(command: Command, session_id: str) -> None:
     await command("sh", session_id, "touch $'a\\e[2J' '[red]b'")
     _, out, _ = await command("ls", session_id)
@@ -291,6 +348,9 @@ async def test_a_download_to_nowhere_is_told(command: Command, shared: str) -> N
     await command("sh", shared, "echo 1 > down.txt")
     code, _, err = await command("download", shared, "down.txt", "--out", "missing/x")
     assert (code, "missing/x cannot be used: No such file or directory" in err) == (3, True)
+    code, _, err = await command("download", shared, "down.txt", "--out", "-", "--json")
+    assert (code, "cannot take both" in err) == (2, True)
+    assert (await command("download", shared, ".", "--out", "."))[0] == 3
 
 
 async def test_no_service_is_told() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from guest_on_host import SECONDS, Guest, Kernel, pieces_of
 
-from interpreter.errors import FileExists, GuestRefused, IsAFolder, TransferError
+from interpreter.errors import FileExists, GuestRefused, IsAFolder, NotAFolder, TransferError
 from interpreter.kernel.files import PIECE, get_file, put_file
 from interpreter.kernel.framing import FrameStream, open_service
 from kernel_guest import files as guest_files
@@ -128,8 +128,9 @@ async def test_a_refused_path_says_why(guest: Guest, path: str, code: str) -> No
 
 async def test_a_file_in_the_way_of_a_folder_is_refused(guest: Guest) -> None:
     await put_file(guest.connect, "file", pieces_of(b"x"))
-    with pytest.raises(TransferError):
-        await put_file(guest.connect, "file/below", pieces_of(b"y"))
+    for below in ("file/below", "file/far/below"):
+        with pytest.raises(NotAFolder):
+            await put_file(guest.connect, below, pieces_of(b"y"))
     assert await get(guest, "file") == b"x"
 
 

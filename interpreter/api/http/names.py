@@ -61,6 +61,7 @@ def path_of(given: JsonPath) -> str:
     return given if isinstance(given, str) else decoded(given.encoded)
 
 
+# Not `def` below: FastAPI would run them in threads.
 def _in_query(request: Request, key: str, default: str) -> str:
     # Starlette would replace what is not UTF-8, and read raw UTF-8 as Latin-1.
     query: bytes = request.scope["query_string"]
@@ -70,7 +71,7 @@ def _in_query(request: Request, key: str, default: str) -> str:
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
 
 
-def _file_path(
+async def _file_path(
     request: Request,
     path: Annotated[
         str, Query(min_length=1, max_length=MAX_PATH, description=_ABOUT_PATH, examples=["data/sales.csv"])
@@ -79,7 +80,7 @@ def _file_path(
     return _in_query(request, "path", path)
 
 
-def _folder_path(
+async def _folder_path(
     request: Request, path: Annotated[str, Query(min_length=1, max_length=MAX_PATH, description=_ABOUT_PATH)] = "."
 ) -> str:
     return _in_query(request, "path", path)
