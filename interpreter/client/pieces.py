@@ -14,10 +14,14 @@ Progress = Callable[[int, int | None], None]
 """Gets the bytes that have been moved and, where it is known, how many there are."""
 
 
-async def read_file(path: Path, size: int) -> AsyncGenerator[bytes]:
-    """The ``size`` bytes of a file. Raises OSError, TransferError when it has become another size meanwhile."""
-    left = size
-    with path.open("rb") as file:
+async def read_file(path: Path, size: int | None) -> AsyncGenerator[bytes]:
+    """The ``size`` bytes of a file, or all that there is. Raises OSError, TransferError when it comes short."""
+    with path.open("rb", buffering=0) as file:
+        if size is None:
+            while piece := await asyncio.to_thread(file.read, PIECE):
+                yield piece
+            return
+        left = size
         while left:
             piece = await asyncio.to_thread(file.read, min(left, PIECE))
             if not piece:

@@ -1,5 +1,7 @@
 """Files of a session: up, down, list, look, read, make, move, remove, archive."""
 
+import asyncio
+import stat
 from collections.abc import AsyncGenerator, AsyncIterable
 from pathlib import Path
 from typing import Final, Literal
@@ -38,11 +40,13 @@ class SessionFiles(SessionCalls):
         """
         size = len(source) if isinstance(source, bytes) else None
         if isinstance(source, Path):
-            size = source.stat().st_size
+            about = await asyncio.to_thread(source.stat)
+            # A pipe tells no size, and can be read once.
+            size = about.st_size if stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode) else None
 
         def content() -> AsyncIterable[bytes]:
             if isinstance(source, Path):
-                return counted(read_file(source, size or 0), size, progress)
+                return counted(read_file(source, size), size, progress)
             return counted(cut(source) if isinstance(source, bytes) else source, size, progress)
 
         call = Call(
