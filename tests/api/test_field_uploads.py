@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import json
 import os
 import socket
 import zlib
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from file_calls import CONTENT, at, code_of, get, put
+from file_calls import CONTENT, at, code_of, curl, get, put
 from served import Api
 
 from interpreter.client import AsyncClient
@@ -244,3 +245,15 @@ async def test_permissions_that_are_none_are_refused(api: Api, shared: str, mode
 async def test_a_file_in_the_way_of_a_folder_is_told(api: Api, shared: str) -> None:
     await put(api, shared, "in-the-way", b"x")
     assert code_of(await put(api, shared, "in-the-way/below", b"y")) == (422, "not_a_folder")
+
+
+async def test_a_name_that_is_not_encoded_in_the_url_is_refused_with_what_to_do(
+    api: Api, shared: str, tmp_path: Path
+) -> None:
+    (tmp_path / "x").write_bytes(b"x")
+    bare = f"http://127.0.0.1:{api.port}{at(shared)}"
+    _, said = await curl("-T", "x", f"{bare}?path=grün", folder=tmp_path)
+    assert json.loads(said)["error"]["code"] == "bad_request"
+    assert "--url-query" in said
+    assert (await curl("-T", "x", "--url-query", "path=grün", bare, folder=tmp_path))[0] == 0
+    assert (await get(api, shared, "grün")).content == b"x"

@@ -7,6 +7,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from interpreter.api.problems import ErrorBody, Problem
+
 HEAD_SECONDS: Final = 10.0
 """From the connection, or a head's first byte, to its last."""
 BODY_SECONDS: Final = 60.0
@@ -46,6 +48,21 @@ class HttpConnection(H11Protocol):
         if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
             # The beginning of the next head came with the last.
             self._head_since = self._answered_at
+
+    def send_400_response(self, msg: str) -> None:
+        """Called with what was wrong when bytes came that are no HTTP; the connection is closed. The body is ours."""
+        hint = "In a URL all but ASCII is percent-encoded; curl does it with --url-query"
+        error = ErrorBody(code="bad_request", message=msg.rstrip("."), hint=hint)
+        body = Problem(error=error).model_dump_json().encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        events = h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()
+        for event in events:
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def check(self, now: float) -> None:
         """Break it off when the client is late with what it has to do."""
