@@ -53,7 +53,7 @@ async def test_a_form_brings_several_files(api: Api, shared: str) -> None:
     assert await get(api, shared, "form/b.csv") == b"b\n1\n"
 
 
-@pytest.mark.parametrize("name", ["../x.csv", "/etc/x", "..", "a/b"])
+@pytest.mark.parametrize("name", ["../x.csv", "/etc/x", "..", "a/../../b"])
 async def test_a_form_cannot_name_a_file_elsewhere(api: Api, shared: str, name: str) -> None:
     answer = await api.client.post(at(shared, "/upload"), files={"file": (name, b"x")})
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
