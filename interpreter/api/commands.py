@@ -65,6 +65,18 @@ class CommandView(BaseModel):
     result: CommandResult | None = None
 
 
+class CommandOutput(BaseModel):
+    """What a command has printed since an earlier look, and whether it still runs."""
+
+    command_id: str
+    state: Literal["running", "done"]
+    exit_code: int | None = Field(default=None, description="As in its result, once it has ended.")
+    truncated: bool = Field(default=False, description="Whether output past the limit was left out.")
+    next: int = Field(description="What to give as `after` to get only what it prints from here on.")
+    stdout: str
+    stderr: str
+
+
 class CommandList(BaseModel):
     """Commands that run and those that ended not long ago, without their results."""
 
@@ -130,6 +142,31 @@ async def look(
 
 
 @router.get(
+    "/{command_id}/output",
+    summary="Read what a command prints",
+    response_model=CommandOutput,
+    responses=problems(404, 409),
+)
+async def output(
+    caller: CallerOf,
+    service: ServiceOf,
+    session_id: str,
+    command_id: str,
+    after: Annotated[int, Query(ge=0, le=2**31, description="`next` of the last look.")] = 0,
+    wait: Annotated[float, Query(ge=0, le=300, description="Seconds to wait for output, or for its end.")] = 0,
+) -> Any:
+    """What it has printed so far, while it runs and after its end."""
+    live = await service.sessions.running(caller.tenant, session_id)
+    running = live.commands.find(command_id)
+    with live.use(lasting=True), contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(wait), contextlib.aclosing(running.journal.follow(after)) as events:
+            async for _, event in events:
+                if event.type == "stream":
+                    break
+    return long_answer(lambda: _output(running, after), held=running.journal.reading())
+
+
+@router.get(
     "/{command_id}/events",
     summary="Follow a command",
     response_class=EventStream,
@@ -163,6 +200,24 @@ def _view(running: RunningCommand, status: int = 200) -> Response:
 def _with_result(about: CommandView, result: Iterable[Piece]) -> Iterator[Piece]:
     yield about.model_dump_json(exclude={"result"}).encode()[:-1] + b',"result":'
     yield from result
+    yield b"}"
+
+
+def _output(running: RunningCommand, after: int) -> Iterator[Piece]:
+    until = len(running.journal.entries)
+    about = CommandOutput(
+        command_id=running.id,
+        state=running.state,
+        exit_code=running.outcome.exit_code if running.outcome else None,
+        truncated=running.journal.truncated,
+        next=max(until, after),
+        stdout="",
+        stderr="",
+    )
+    yield about.model_dump_json(exclude={"stdout", "stderr"}).encode()[:-1]
+    for name in ("stdout", "stderr"):
+        yield f',"{name}":'.encode()
+        yield from running.journal.printed(name, after, until)
     yield b"}"
 
 

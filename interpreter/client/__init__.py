@@ -10,6 +10,7 @@ from interpreter.client.aio import AsyncClient, AsyncSession
 from interpreter.client.failures import error_from_code, error_from_result
 from interpreter.client.models import (
     CommandInfo,
+    CommandOutput,
     CommandResult,
     Event,
     ExecutionInfo,
@@ -30,6 +31,7 @@ __all__ = [
     "AsyncSession",
     "Client",
     "CommandInfo",
+    "CommandOutput",
     "CommandResult",
     "Event",
     "EventParser",

@@ -11,6 +11,7 @@ import httpx
 from interpreter.client.answering import answering
 from interpreter.client.models import (
     CommandInfo,
+    CommandOutput,
     CommandResult,
     ContextList,
     Event,
@@ -287,6 +288,12 @@ class AsyncSession(SessionFiles, SessionNotebooks):
         """A command with its result, when it has one within ``wait`` seconds (at most 300)."""
         call = self._call("GET", "commands", command_id, params={"wait": wait}, seconds=wait)
         return await self._transport.get(call, CommandInfo)
+
+    async def command_output(self, command_id: str, after: int = 0, wait: float = 0) -> CommandOutput:
+        """What a command prints, also while it runs: from ``next`` of an earlier look on, waiting for some."""
+        params = {"after": after, "wait": wait}
+        call = self._call("GET", "commands", command_id, "output", params=params, seconds=wait)
+        return await self._transport.get(call, CommandOutput)
 
     async def stop_command(self, command_id: str) -> None:
         """End a command and what it has started."""

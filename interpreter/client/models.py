@@ -156,6 +156,20 @@ class CommandResult(_Answer):
     duration_seconds: float = 0.0
 
 
+class CommandOutput(_Answer):
+    """What a command has printed since an earlier look. ``next`` begins the next one."""
+
+    command_id: str
+    state: Literal["running", "done"]
+    exit_code: int | None = None
+    """Once it has ended; negative for a signal."""
+    truncated: bool = False
+    """Whether output past the service's limit was left out."""
+    next: int
+    stdout: str = ""
+    stderr: str = ""
+
+
 class CommandInfo(_Answer):
     """A shell command, with its result once it has ended. Times are seconds since 1970."""
 

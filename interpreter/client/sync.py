@@ -18,6 +18,7 @@ from interpreter.client.aio import TIMEOUT, AsyncClient, AsyncSession, GroupBy, 
 from interpreter.client.loop import BackgroundLoop
 from interpreter.client.models import (
     CommandInfo,
+    CommandOutput,
     CommandResult,
     Event,
     ExecutionInfo,
@@ -265,6 +266,10 @@ class Session:
     def command(self, command_id: str, wait: float = 0) -> CommandInfo:
         """A command with its result, when it has one within ``wait`` seconds (at most 300)."""
         return self._loop.run(self._session.command(command_id, wait))
+
+    def command_output(self, command_id: str, after: int = 0, wait: float = 0) -> CommandOutput:
+        """What a command prints, also while it runs: from ``next`` of an earlier look on, waiting for some."""
+        return self._loop.run(self._session.command_output(command_id, after, wait))
 
     def stop_command(self, command_id: str) -> None:
         """End a command and what it has started."""

@@ -26,6 +26,8 @@ class Sandbox:
     """
 
     def __init__(self, connect: Callable[[], AsyncClient]) -> None:
+        self.read_until: dict[str, int] = {}
+        """Up to where the output of commands in the background has been read, by their ids."""
         self._connect = connect
         self._stack = AsyncExitStack()
         self._client: AsyncClient | None = None
@@ -45,6 +47,7 @@ class Sandbox:
                 raise
         if self._opening is opening:
             self._opening = None
+            self.read_until.clear()
         notices.append(REPLACED)
         _, session = await self._session()
         return await work(session)

@@ -1,30 +1,32 @@
-"""What a model reads: results as short text and images. Pure functions."""
+"""What a model reads: results as short text. Pure functions."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from mcp_types import ContentBlock, ImageContent, TextContent
+from interpreter.mcp.terminal import as_shown
 
 LIMIT: Final = 20_000
 """Characters of text in one answer, at most."""
-IMAGE_TYPES: Final = ("image/png", "image/jpeg")
+IMAGE_TYPES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
+"""What clients show."""
 _ERROR_LIMIT: Final = 6_000
+_RICH_LIMIT: Final = 6_000
+"""Characters of one value that is no plain text: markup is long, and less of it is read."""
 _FRAMES: Final = 4
-_MAX_IMAGES: Final = 10
-# Colours and cursor movements (CSI), titles and links (OSC), and the two-character sequences.
-_ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_=>])")
-_OTHER_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _FRAME_LINE: Final = re.compile(r"(?:Cell In\[|Input In ?\[|File )")
 _CELL_LINE: Final = re.compile(r"(?:Cell In\[|Input In ?\[)")
+_NO_TEXT: Final = re.compile(r"<[\w.]+ object(?: at 0x[0-9a-fA-F]+)?>")
+"""What stands for an object that has no text of its own."""
+_RICH_TYPES: Final = ("text/markdown", "text/latex", "application/json", "image/svg+xml", "text/html")
+_JSON_TYPE: Final = re.compile(r"application/(.*\+)?json")
+_DATA_URL: Final = re.compile(r"(data:[\w/+.-]*(?:;[\w=-]*)*,)[^\"')\s>]{100,}")
 
 
 def plain(text: str) -> str:
-    """Text without escape sequences; of a line that was written over (a progress bar), only what stood last."""
-    text = _ESCAPES.sub("", text)
-    if "\r" in text:
-        text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
-    return _OTHER_CONTROLS.sub("", text)
+    """Text as a terminal shows it in the end: of a progress bar its last state, no colours, nothing that was erased."""
+    return as_shown(text)
 
 
 def cut(text: str, limit: int = LIMIT) -> str:
@@ -67,15 +69,15 @@ def traceback_text(ename: str, evalue: str, traceback: Sequence[str]) -> str:
     return f"{cut(chr(10).join(lines), _ERROR_LIMIT - len(message) - 1)}\n{message}"
 
 
-def execution_content(outputs: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> list[ContentBlock]:
-    """The outputs of code as content: one text, in the order in which things came, then the images.
+def execution_text(outputs: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> str:
+    """The outputs of code as one text, in the order in which things came; those that are an image are left out.
 
-    ``notes`` are the service's own words on how it ended; they and the exception are never cut away.
+    ``outputs`` are as `shown` gives them. ``notes`` are the service's own words on how it ended; they and the
+    exception are never cut away.
     """
     parts: list[str] = []
     errors: list[str] = []
-    images: list[ContentBlock] = []
-    for output in _merged(outputs):
+    for output in outputs:
         match output.get("type"):
             case "stream":
                 text = plain(str(output.get("text", "")))
@@ -86,17 +88,11 @@ def execution_content(outputs: Sequence[Mapping[str, Any]], notes: Sequence[str]
                 errors.append(traceback_text(name, message, [str(line) for line in lines]))
             case "execute_result" | "display_data" | "update_display_data":
                 data: Mapping[str, Any] = output.get("data") or {}
-                image = image_of(data)
-                if image is not None:
-                    images.append(image)
-                elif text := _text_of(data):
+                if image_of(data) is None and (text := _text_of(data)):
                     parts.append(text)
             case _:
                 pass
-    if len(images) > _MAX_IMAGES:
-        notes = [*notes, f"[{len(images) - _MAX_IMAGES} more images were left out]"]
-        images = images[:_MAX_IMAGES]
-    return [TextContent(type="text", text=text), *images] if (text := _joined(parts, [*errors, *notes])) else images
+    return _joined(parts, [*errors, *notes])
 
 
 def command_text(stdout: str, stderr: str, notes: Sequence[str] = ()) -> str:
@@ -107,42 +103,80 @@ def command_text(stdout: str, stderr: str, notes: Sequence[str] = ()) -> str:
     return _joined(parts, notes)
 
 
-def image_of(data: Mapping[str, Any]) -> ImageContent | None:
-    """The image in a mime bundle, when it has one that every client shows."""
+def image_of(data: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The type and base64 of the image in a mime bundle, when it has one that clients show."""
     for mime_type in IMAGE_TYPES:
         encoded = data.get(mime_type)
         if isinstance(encoded, str):
-            return ImageContent(type="image", data="".join(encoded.split()), mime_type=mime_type)
+            return mime_type, encoded
     return None
 
 
-def _merged(outputs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Outputs with neighbouring writes to one stream joined, and what was cleared gone."""
+def shown(outputs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Outputs as a front end shows them in the end.
+
+    Neighbouring writes to one stream are joined, displays that were updated show what they show last, what was
+    cleared is gone. An update of what an earlier call has displayed is shown for itself.
+    """
     groups: list[list[Mapping[str, Any]]] = []
+    places: dict[str, list[list[Mapping[str, Any]]]] = {}
+    gone: set[str] = set()
     clear_next = False
     for output in outputs:
-        if clear_next or (output.get("type") == "clear_output" and not output.get("wait")):
+        kind = output.get("type")
+        if clear_next or (kind == "clear_output" and not output.get("wait")):
             groups.clear()
-        clear_next = output.get("type") == "clear_output" and bool(output.get("wait"))
-        if output.get("type") == "clear_output":
+            gone.update(places)
+            places.clear()
+        clear_next = kind == "clear_output" and bool(output.get("wait"))
+        if kind == "clear_output":
             continue
+        display_id = _display_id(output)
+        if display_id is not None:
+            for group in places.get(display_id, []):
+                group[0] = output
+            if kind == "update_display_data" and (display_id in places or display_id in gone):
+                continue
         first: Mapping[str, Any] = groups[-1][0] if groups else {}
-        if output.get("type") == first.get("type") == "stream" and output.get("name") == first.get("name"):
+        if kind == first.get("type") == "stream" and output.get("name") == first.get("name"):
             groups[-1].append(output)
-        else:
-            groups.append([output])
+            continue
+        groups.append([output])
+        if display_id is not None:
+            places.setdefault(display_id, []).append(groups[-1])
     return [
         {**group[0], "text": "".join(str(output.get("text", "")) for output in group)} if len(group) > 1 else group[0]
         for group in groups
     ]
 
 
+def _display_id(output: Mapping[str, Any]) -> str | None:
+    if output.get("type") not in {"display_data", "update_display_data"}:
+        return None
+    match output.get("transient"):
+        case {"display_id": str(display_id)} if display_id:
+            return display_id
+        case _:
+            return None
+
+
 def _text_of(data: Mapping[str, Any]) -> str:
-    for mime_type in ("text/plain", "text/markdown", "text/latex", "application/json", "text/html"):
-        value = data.get(mime_type)
-        if value is not None:
-            return plain(value if isinstance(value, str) else repr(value))
-    return f"[a value of type {', '.join(sorted(data))}]" if data else ""
+    value = data.get("text/plain")
+    text = plain(_as_text(value)) if value is not None else ""
+    if text and not _NO_TEXT.fullmatch(text.strip()):
+        return text
+    for mime_type in (*_RICH_TYPES, *sorted(kind for kind in data if _JSON_TYPE.fullmatch(kind))):
+        if (value := data.get(mime_type)) is not None:
+            rich = value if mime_type != "application/json" else json.dumps(value, ensure_ascii=False, default=str)
+            # What is embedded in markup (images, sounds) is no text.
+            return cut(plain(_DATA_URL.sub(r"\1...", _as_text(rich))).strip("\n"), _RICH_LIMIT)
+    return text or (f"[a value of type {', '.join(sorted(data))}]" if data else "")
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, list) and all(isinstance(line, str) for line in cast("list[object]", value)):
+        return "".join(cast("list[str]", value))
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _joined(parts: Sequence[str], kept: Sequence[str]) -> str:

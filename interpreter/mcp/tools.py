@@ -3,39 +3,34 @@
 import base64
 import binascii
 import functools
-import mimetypes
-import posixpath
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final, Literal, TypeVar
-from urllib.parse import quote
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp_types import (
-    BlobResourceContents,
-    CallToolResult,
-    ContentBlock,
-    EmbeddedResource,
-    ImageContent,
-    TextContent,
-    ToolAnnotations,
-)
+from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
-from interpreter.client import AsyncSession, CommandResult, ExecutionResult
+from interpreter.client import AsyncSession
 from interpreter.errors import InterpreterError
+from interpreter.mcp.answers import (
+    HOME,
+    MAX_FILE,
+    absolute,
+    answer,
+    command_answer,
+    execution_answer,
+    file_content,
+    listing,
+    output_answer,
+    texts,
+)
 from interpreter.mcp.sandbox import Sandbox
-from interpreter.mcp.text import command_text, cut, execution_content
 
 ServerContext = Context[Any, Any]
 SandboxOf = Callable[[ServerContext], Sandbox]
 
-MAX_FILE: Final = 5_000_000
-"""Bytes of the largest file that is handed to a model."""
-_MAX_LISTED: Final = 500
-_MAX_LINKS: Final = 8
-_HOME: Final = "/home/user"
-_SHOWN_IMAGES: Final = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
+_SECONDS: Final = 60.0
 
 _SANDBOX: Final = (
     "The sandbox is a Linux virtual machine of your own, without network. Variables, imports and files stay from call "
@@ -51,35 +46,35 @@ An exception in the code is a normal answer: its traceback comes as text, so tha
 again. The call fails only when the code could not be run to its end, as with a timeout."""
 _COMMAND: Final = f"""Run a shell command (bash) in the sandbox and get what it printed and its exit code.
 
-It sees the same files as execute_code, and starts in {_HOME}. An exit code other than 0 is a normal answer."""
+It sees the same files as execute_code, and starts in {HOME}. An exit code other than 0 is a normal answer.
+
+With background=true it is started and runs on while you do other things, as a server or a long job; the answer is its \
+command_id, for command_output and stop_command. It ends with the sandbox, which lives on only while it is used."""
+_OUTPUT: Final = """Get what a command in the background has printed since the last look, and whether it still runs.
+
+It waits up to wait_seconds for something new."""
+_STOP: Final = "End a command that runs in the background, with all that it has started."
 _UPLOAD: Final = f"""Write a file in the sandbox; one that is there already is replaced, and folders are made.
 
-Relative paths start in {_HOME}. Give text as it is, and any other bytes as base64 with encoding="base64"."""
+Relative paths start in {HOME}. Give text as it is, and any other bytes as base64 with encoding="base64"."""
 _DOWNLOAD: Final = f"""Get a file of the sandbox: text as text, an image as an image, anything else as base64.
 
-Relative paths start in {_HOME}. Files over {MAX_FILE // 1_000_000} MB are refused, and long text is cut in its \
-middle: use execute_code to read a part of such a file."""
-_LIST: Final = f"""List a folder of the sandbox: type, size in bytes and name of each entry. "." is {_HOME}."""
+Relative paths start in {HOME}. A large image is made smaller. Other files over {MAX_FILE // 1_000_000} MB are \
+refused, and long text is cut in its middle: use execute_code to read a part of such a file."""
+_LIST: Final = f"""List a folder of the sandbox: type, size in bytes and name of each entry. "." is {HOME}."""
 _RESTART: Final = """Restart Python in the sandbox: all variables and imports are gone, files stay.
 
 Use it when Python hangs, is out of memory, or must start afresh."""
 
-_ENDINGS: Final = {
-    "kernel_died": "Python ended while the code ran, most often because it took too much memory. Variables are gone, "
-    "files are still there. Load less data at once, and run the code again.",
-    "aborted": "The code was not run, because code before it failed or was interrupted. Run it again.",
-    "cancelled": "The code was interrupted before its end. Variables are still there.",
-    "lost": "The sandbox ended while the code ran. Call again to get a new one; variables and files are gone.",
-}
-
 TimeLimit = Annotated[float, Field(gt=0, le=28_800, description="Seconds after which it is interrupted.")]
-Path = Annotated[str, Field(min_length=1, max_length=4096, description=f"Relative paths start in {_HOME}.")]
+CommandId = Annotated[str, Field(min_length=1, max_length=100, description="As run_command gave it.")]
+Path = Annotated[str, Field(min_length=1, max_length=4096, description=f"Relative paths start in {HOME}.")]
 
 T = TypeVar("T")
 
 
 def add_tools(server: MCPServer[Any], sandbox_of: SandboxOf) -> None:
-    """Give a server the six tools. ``sandbox_of`` finds the sandbox of the MCP session that a call belongs to."""
+    """Give a server the tools. ``sandbox_of`` finds the sandbox of the MCP session that a call belongs to."""
 
     async def execute_code(
         ctx: ServerContext,
@@ -87,17 +82,48 @@ def add_tools(server: MCPServer[Any], sandbox_of: SandboxOf) -> None:
         timeout_seconds: TimeLimit = 60,
     ) -> CallToolResult:
         notices: list[str] = []
-        result = await _use(sandbox_of(ctx), lambda session: session.execute(code, timeout=timeout_seconds), notices)
-        return _execution_answer(result, timeout_seconds, notices)
+
+        async def run(session: AsyncSession) -> CallToolResult:
+            result = await session.execute(code, timeout=timeout_seconds)
+            return await execution_answer(session, result, timeout_seconds, notices)
+
+        return await _use(sandbox_of(ctx), run, notices)
 
     async def run_command(
         ctx: ServerContext,
         command: Annotated[str, Field(min_length=1, max_length=60_000, description="What bash runs.")],
-        timeout_seconds: TimeLimit = 60,
+        timeout_seconds: Annotated[
+            float | None,
+            Field(gt=0, le=28_800, description="Seconds after which it is ended: 60, in the background none."),
+        ] = None,
+        background: Annotated[bool, Field(description="Whether to answer at once while it runs on.")] = False,
     ) -> CallToolResult:
         notices: list[str] = []
-        result = await _use(sandbox_of(ctx), lambda session: session.run(command, timeout=timeout_seconds), notices)
-        return _command_answer(result, timeout_seconds, notices)
+        if background:
+            command_id = await _use(
+                sandbox_of(ctx), lambda session: session.start_command(command, timeout=timeout_seconds), notices
+            )
+            return answer(f"It runs in the background. command_id: {command_id}", notices)
+        limit = timeout_seconds or _SECONDS
+        result = await _use(sandbox_of(ctx), lambda session: session.run(command, timeout=limit), notices)
+        return command_answer(result, limit, notices)
+
+    async def command_output(
+        ctx: ServerContext,
+        command_id: CommandId,
+        wait_seconds: Annotated[float, Field(ge=0, le=300, description="Seconds to wait for something new.")] = 0,
+    ) -> CallToolResult:
+        notices: list[str] = []
+        sandbox = sandbox_of(ctx)
+        after = sandbox.read_until.get(command_id, 0)
+        found = await _use(sandbox, lambda session: session.command_output(command_id, after, wait_seconds), notices)
+        sandbox.read_until[command_id] = found.next
+        return output_answer(found, notices)
+
+    async def stop_command(ctx: ServerContext, command_id: CommandId) -> CallToolResult:
+        notices: list[str] = []
+        await _use(sandbox_of(ctx), lambda session: session.stop_command(command_id), notices)
+        return answer("The command is ended.", notices)
 
     async def upload_file(
         ctx: ServerContext,
@@ -108,22 +134,22 @@ def add_tools(server: MCPServer[Any], sandbox_of: SandboxOf) -> None:
         data = _bytes_of(content, encoding)
         notices: list[str] = []
         await _use(sandbox_of(ctx), lambda session: session.upload(data, path), notices)
-        return _answer(f"Wrote {len(data):,} bytes to {_absolute(path)}.", notices)
+        return answer(f"Wrote {len(data):,} bytes to {absolute(path)}.", notices)
 
     async def download_file(ctx: ServerContext, path: Path) -> CallToolResult:
         notices: list[str] = []
-        data = await _use(sandbox_of(ctx), lambda session: _read(session, path), notices)
-        return CallToolResult(content=[*_texts(notices), _file_content(path, data)])
+        content = await _use(sandbox_of(ctx), lambda session: file_content(session, path), notices)
+        return CallToolResult(content=[*texts(notices), *content])
 
     async def list_files(ctx: ServerContext, path: Path = ".") -> CallToolResult:
         notices: list[str] = []
-        text = await _use(sandbox_of(ctx), lambda session: _listing(session, path), notices)
-        return _answer(text, notices)
+        text = await _use(sandbox_of(ctx), lambda session: listing(session, path), notices)
+        return answer(text, notices)
 
     async def restart(ctx: ServerContext) -> CallToolResult:
         notices: list[str] = []
         await _use(sandbox_of(ctx), lambda session: session.restart(), notices)
-        return _answer("Python was restarted: variables and imports are gone, files stay.", notices)
+        return answer("Python was restarted: variables and imports are gone, files stay.", notices)
 
     # What a sandbox does stays in it; the open world is out of its reach.
     changes = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False)
@@ -132,6 +158,8 @@ def add_tools(server: MCPServer[Any], sandbox_of: SandboxOf) -> None:
     for function, title, description, annotations in (
         (execute_code, "Run Python code", _EXECUTE, changes),
         (run_command, "Run a shell command", _COMMAND, changes),
+        (command_output, "Read a command's output", _OUTPUT, changes),
+        (stop_command, "End a command", _STOP, writes),
         (upload_file, "Write a file", _UPLOAD, writes),
         (download_file, "Get a file", _DOWNLOAD, reads),
         (list_files, "List a folder", _LIST, reads),
@@ -150,7 +178,7 @@ def _answering(function: Callable[..., Awaitable[CallToolResult]]) -> Callable[.
         try:
             return await function(*args, **kwargs)
         except ToolError as error:
-            return CallToolResult(content=_texts([str(error)]), is_error=True)
+            return CallToolResult(content=texts([str(error)]), is_error=True)
 
     return answering
 
@@ -164,45 +192,6 @@ async def _use(sandbox: Sandbox, work: Callable[[AsyncSession], Awaitable[T]], n
         raise ToolError("\n".join([*notices, f"{error.message.rstrip('.')}.{hint}"])) from None
 
 
-def _execution_answer(result: ExecutionResult, limit: float, notices: list[str]) -> CallToolResult:
-    status = str(result.status)
-    notes = list(notices)
-    if result.truncated:
-        notes.append("[More output was left out: the code printed or displayed too much.]")
-    if status == "timeout":
-        state = "Python had to be restarted, so variables are gone" if result.kernel_restarted else "Variables stay"
-        notes.append(
-            f"The code was interrupted after {limit:g} s. {state}. Make it do less, or give a larger timeout_seconds."
-        )
-    elif status not in {"ok", "error"}:
-        notes.append(_ENDINGS.get(status) or _failure(result.error))
-    content = execution_content(result.outputs, notes)
-    if not content:
-        content = _texts(["The code ran to its end and printed nothing."])
-    return CallToolResult(content=content, is_error=status not in {"ok", "error"})
-
-
-def _command_answer(result: CommandResult, limit: float, notices: list[str]) -> CallToolResult:
-    notes = list(notices)
-    status = str(result.status)
-    if result.truncated:
-        notes.append("[More output was left out: the command printed too much.]")
-    if status == "timeout":
-        notes.append(f"The command was ended after {limit:g} s. Give a larger timeout_seconds if it needs longer.")
-    elif status in {"ok", "error"} and result.exit_code is not None:
-        notes.append(f"[exit code {result.exit_code}]")
-    else:
-        notes.append("The command could not be run to its end. Try again.")
-    text = command_text(result.stdout, result.stderr, notes)
-    return CallToolResult(content=_texts([text]), is_error=status not in {"ok", "error"})
-
-
-def _failure(error: dict[str, Any] | None) -> str:
-    message = str((error or {}).get("message") or "the code could not be run")
-    hint = (error or {}).get("hint")
-    return f"{message.rstrip('.')}. {hint}." if hint else f"{message.rstrip('.')}. Try again."
-
-
 def _bytes_of(content: str, encoding: Literal["text", "base64"]) -> bytes:
     if encoding == "text":
         return content.encode("utf-8", "surrogatepass")
@@ -210,71 +199,3 @@ def _bytes_of(content: str, encoding: Literal["text", "base64"]) -> bytes:
         return base64.b64decode("".join(content.split()), validate=True)
     except (binascii.Error, ValueError):
         raise ToolError('The content is not base64. Encode the bytes as base64, or use encoding="text".') from None
-
-
-async def _read(session: AsyncSession, path: str) -> bytes:
-    # Looked at before it is sent: a file of many gigabytes must not be read to learn that it is too large.
-    entry, place = await session.describe(path), path
-    for _ in range(_MAX_LINKS):
-        if entry.type != "link" or entry.target is None:
-            break
-        place = posixpath.join(posixpath.dirname(place), entry.target)
-        entry = await session.describe(place)
-    if entry.type == "file" and entry.size > MAX_FILE:
-        raise _too_large(path, entry.size)
-    data = await session.download(path)
-    if len(data) > MAX_FILE:
-        raise _too_large(path, len(data))
-    return data
-
-
-def _too_large(path: str, size: int) -> ToolError:
-    return ToolError(
-        f"{path} has {size:,} bytes, and at most {MAX_FILE:,} can be downloaded. "
-        "Use execute_code to read the part that you need, or to make a smaller file."
-    )
-
-
-def _file_content(path: str, data: bytes) -> ContentBlock:
-    mime_type = mimetypes.guess_type(path)[0] or ""
-    if mime_type in _SHOWN_IMAGES:
-        return ImageContent(type="image", data=base64.b64encode(data).decode(), mime_type=mime_type)
-    if b"\0" not in data:
-        try:
-            return TextContent(type="text", text=cut(data.decode("utf-8")) or "(the file is empty)")
-        except UnicodeDecodeError:
-            pass
-    return EmbeddedResource(
-        type="resource",
-        resource=BlobResourceContents(
-            uri=f"file://{quote(_absolute(path))}",
-            blob=base64.b64encode(data).decode(),
-            mime_type=mime_type or "application/octet-stream",
-        ),
-    )
-
-
-async def _listing(session: AsyncSession, path: str) -> str:
-    lines: list[str] = []
-    more = False
-    async for entry in session.list_files(path):
-        if len(lines) == _MAX_LISTED:
-            more = True
-            break
-        lines.append(f"{entry.type:<6} {entry.size:>12,}  {entry.name}")
-    if not lines:
-        return f"{_absolute(path)} is empty."
-    ending = [f"[only the first {_MAX_LISTED} entries are listed]"] if more else []
-    return "\n".join([f"{_absolute(path)}:", *lines, *ending])
-
-
-def _absolute(path: str) -> str:
-    return posixpath.normpath(posixpath.join(_HOME, path))
-
-
-def _answer(text: str, notices: list[str]) -> CallToolResult:
-    return CallToolResult(content=_texts([cut("\n".join([*notices, text]))]))
-
-
-def _texts(texts: list[str]) -> list[ContentBlock]:
-    return [TextContent(type="text", text=text) for text in texts]

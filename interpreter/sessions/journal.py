@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, Protocol, TypeVar
 
 from interpreter.events import TOLD_TYPES
@@ -138,10 +139,10 @@ class Journal:
             yield _STREAM_END
         yield b"]"
 
-    def printed(self, stream: str) -> Iterator[bytes | memoryview]:
-        """All text of one stream as a JSON string, in pieces."""
+    def printed(self, stream: str, start: int = 0, end: int | None = None) -> Iterator[bytes | memoryview]:
+        """All text of one stream as a JSON string, in pieces; with ``start`` and ``end`` that of some events."""
         yield b'"'
-        for entry in self._entries:
+        for entry in islice(self._entries, start, end):
             if entry.stream == stream:
                 yield entry.text(stream)
         yield b'"'

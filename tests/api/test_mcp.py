@@ -30,7 +30,16 @@ from interpreter.mcp.text import LIMIT
 
 pytestmark = pytest.mark.machine
 
-TOOLS = {"execute_code", "run_command", "upload_file", "download_file", "list_files", "restart"}
+TOOLS = {
+    "execute_code",
+    "run_command",
+    "command_output",
+    "stop_command",
+    "upload_file",
+    "download_file",
+    "list_files",
+    "restart",
+}
 PROGRAM = str(Path(sys.executable).with_name("interpreter"))
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

@@ -92,3 +92,28 @@ async def test_a_client_that_goes_away_ends_its_command(api: Api, session_id: st
     async with asyncio.timeout(SECONDS):
         while (await run(api, session_id, look))["stdout"] != "0\n":
             continue
+
+
+async def test_what_a_command_prints_is_read_while_it_runs(api: Api, shared: str) -> None:
+    url = f"/v1/sessions/{shared}/commands"
+    body = {"command": "echo one; read -r line < <(sleep 1; echo two); echo $line >&2; exit 3", "background": True}
+    command_id = (await api.client.post(url, json=body)).json()["command_id"]
+    seen: list[dict[str, Any]] = [{"next": 0, "state": "running"}]
+    while seen[-1]["state"] == "running":
+        answer = await api.client.get(f"{url}/{command_id}/output", params={"after": seen[-1]["next"], "wait": 30})
+        assert answer.status_code == 200, answer.text
+        seen.append(answer.json())
+    assert [seen[1]["stdout"], seen[1]["stderr"], seen[1]["state"], seen[1]["exit_code"]] == [
+        "one\n",
+        "",
+        "running",
+        None,
+    ]
+    rest = seen[2:]
+    assert ["".join(one[name] for one in rest) for name in ("stdout", "stderr")] == ["", "two\n"]
+    assert seen[-1]["exit_code"] == 3
+    whole = (await api.client.get(f"{url}/{command_id}/output")).json()
+    assert (whole["stdout"], whole["stderr"]) == ("one\n", "two\n")
+    past = (await api.client.get(f"{url}/{command_id}/output", params={"after": 1000})).json()
+    assert (past["stdout"], past["next"]) == ("", 1000)
+    assert (await api.client.get(f"{url}/nothing/output")).status_code == 404

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interpreter.mcp.text import LIMIT, command_text, cut, execution_content, plain, traceback_text
+from interpreter.mcp.text import LIMIT, command_text, cut, execution_text, plain, shown, traceback_text
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
 OUTPUTS = st.one_of(
@@ -29,8 +29,7 @@ OUTPUTS = st.one_of(
 
 
 def text_of(outputs, notes=()):
-    content = execution_content(outputs, notes)
-    return content[0].text if content and content[0].type == "text" else ""
+    return execution_text(shown(outputs), notes)
 
 
 def stream(text, name="stdout"):
@@ -73,7 +72,7 @@ def test_text_without_controls_is_left_alone(text):
 
 
 def test_colours_titles_and_links_are_left_out():
-    assert plain("\x1b[0;31mred\x1b[0m \x1b]8;;http://a\x07link\x1b]8;;\x1b\\ \x1b[2K\x1b[38;5;208mx") == "red link x"
+    assert plain("\x1b[0;31mred\x1b[0m \x1b]8;;http://a\x07link\x1b]8;;\x1b\\ \x1b[38;5;208mx") == "red link x"
 
 
 def test_of_a_progress_bar_its_last_state_is_kept():
@@ -92,17 +91,90 @@ def test_html_is_left_out_when_there_is_plain_text():
     assert text_of([result(**{"application_x-own": "?"})]) == "[a value of type application/x-own]"
 
 
-def test_images_come_after_the_text_without_their_description():
-    content = execution_content([result(image_png=f"{PNG}\n", text_plain="<Figure>"), stream("hello\n")])
-    assert [block.type for block in content] == ["text", "image"]
-    assert content[0].text == "hello"
-    assert (content[1].data, content[1].mime_type) == (PNG, "image/png")
+def test_an_image_needs_no_description():
+    assert text_of([result(image_png=PNG, text_plain="<Figure>"), stream("hello\n")]) == "hello"
 
 
-def test_images_past_the_tenth_are_counted():
-    content = execution_content([result(image_png=PNG)] * 13)
-    assert len([block for block in content if block.type == "image"]) == 10
-    assert content[0].text == "[3 more images were left out]"
+@pytest.mark.parametrize(
+    ("written", "shown_in_the_end"),
+    [
+        ("12345\b\b\bab", "12ab5"),
+        ("\b\bx", "x"),
+        ("100 of 200\r 99", " 99 of 200"),
+        ("loading...\r\x1b[Kdone\n", "done\n"),
+        ("loading...\x1b[2K\rdone", "done"),
+        ("a: 1\nb: 1\x1b[A\ra: 2\n\rb: 2", "a: 2\nb: 2"),
+        ("a\nb\nc\x1b[2F\x1b[Jx", "x"),
+        ("first\x1b[2J\x1b[Hsecond", "second"),
+        ("ab\x1b[5Cc\x1b[3Dd", "ab   d c"),
+        ("x\x1b[999999999Cy", "x" + " " * 999 + "y"),
+        ("\x1b[?25lhidden cursor\x1b[?25h", "hidden cursor"),
+        ("one\r\ntwo\r\n", "one\ntwo\n"),
+    ],
+    ids=[
+        *("backspaces", "before the line", "overwritten", "erased to the end", "erased line", "line above"),
+        *("screen below", "cleared screen", "along the line", "far to the right", "cursor", "windows"),
+    ],
+)
+def test_text_is_what_a_terminal_shows_in_the_end(written, shown_in_the_end):
+    assert plain(written) == shown_in_the_end
+
+
+def display(kind, display_id=None, **data):
+    transient = {} if display_id is None else {"display_id": display_id}
+    return {"type": kind, "data": {f"text/{name}": text for name, text in data.items()}, "transient": transient}
+
+
+def test_of_a_display_that_is_updated_the_last_state_is_shown_in_its_place():
+    outputs = [
+        display("display_data", "a", plain="0 %"),
+        stream("between\n"),
+        display("update_display_data", "a", plain="50 %"),
+        display("update_display_data", "a", plain="100 %"),
+    ]
+    assert text_of(outputs) == "100 %\nbetween"
+
+
+def test_a_display_shown_twice_is_updated_in_both_places():
+    outputs = [display("display_data", "a", plain="old"), stream("x\n"), display("display_data", "a", plain="new")]
+    assert text_of(outputs) == "new\nx\nnew"
+
+
+def test_an_update_of_an_earlier_calls_display_is_shown_once():
+    outputs = [display("update_display_data", "a", plain="1"), display("update_display_data", "a", plain="2")]
+    assert text_of(outputs) == "2"
+
+
+def test_an_update_of_what_was_cleared_is_gone_with_it():
+    clear = {"type": "clear_output", "wait": False}
+    outputs = [display("display_data", "a", plain="1"), clear, display("update_display_data", "a", plain="2")]
+    assert text_of(outputs) == ""
+
+
+@pytest.mark.parametrize(
+    ("mime_type", "value", "text"),
+    [
+        ("text/markdown", "# Title", "# Title"),
+        ("text/html", "<b>a</b>", "<b>a</b>"),
+        ("text/html", f'<img src="data:image/png;base64,{"A" * 500}">', '<img src="data:image/png;base64,...">'),
+        ("text/latex", "$x^2$", "$x^2$"),
+        ("application/json", {"a": [1, None]}, '{"a": [1, null]}'),
+        ("application/json", "text", '"text"'),
+        ("application/geo+json", {"type": "Point"}, '{"type": "Point"}'),
+        ("image/svg+xml", "<svg/>", "<svg/>"),
+    ],
+    ids=["markdown", "html", "embedded image", "latex", "json", "json text", "geojson", "svg"],
+)
+@pytest.mark.parametrize("name", ["<IPython.core.display.X object>", "<x.Y object at 0x7f00>"], ids=["ipython", "own"])
+def test_an_object_without_text_of_its_own_is_given_as_what_it_shows(name, mime_type, value, text):
+    assert text_of([{"type": "display_data", "data": {mime_type: value, "text/plain": name}}]) == text
+
+
+def test_long_markup_is_cut():
+    data = {"image/svg+xml": "<svg>" + "x" * 100_000 + "</svg>", "text/plain": "<IPython.core.display.SVG object>"}
+    text = text_of([{"type": "display_data", "data": data}])
+    assert len(text) <= 6_000
+    assert text.endswith("</svg>")
 
 
 def test_cleared_outputs_are_gone():
@@ -114,7 +186,7 @@ def test_cleared_outputs_are_gone():
 
 def test_outputs_are_not_changed():
     outputs = [stream("a"), stream("b")]
-    execution_content(outputs)
+    text_of(outputs)
     assert outputs == [stream("a"), stream("b")]
 
 
@@ -126,7 +198,23 @@ def test_an_error_and_notes_survive_a_flood():
     assert "characters left out" in text
 
 
-@pytest.mark.parametrize("piece", ["x", "x\r", "\x1b]", "\x1b[1;", "\n", "\r\n", " \r\n"])
+FLOODS = [
+    "x",
+    "x\r",
+    "\x1b]",
+    "\x1b[1;",
+    "\n",
+    "\r\n",
+    " \r\n",
+    "\b",
+    "\x1b[1K",
+    "\x1b[2Kx",
+    "\x1b[999C.",
+    "\n\x1b[J\x1b[H",
+]
+
+
+@pytest.mark.parametrize("piece", FLOODS, ids=[ascii(piece) for piece in FLOODS])
 def test_a_flood_takes_no_more_than_a_moment(piece):
     outputs = [stream(piece * 100)] * 10_000
     began = time.monotonic()
@@ -169,11 +257,9 @@ def test_a_traceback_is_short_and_ends_with_its_message(ename, evalue, traceback
 
 @given(st.lists(OUTPUTS), st.lists(st.text(max_size=50), max_size=3))
 def test_any_outputs_can_be_shown(outputs, notes):
-    for block in execution_content(outputs, notes):
-        assert block.type in {"text", "image"}
-        if block.type == "text":
-            assert 0 < len(block.text) <= LIMIT
-            assert "\x1b" not in block.text or any("\x1b" in note for note in notes)
+    text = text_of(outputs, notes)
+    assert len(text) <= LIMIT
+    assert "\x1b" not in text or any("\x1b" in note for note in notes)
 
 
 @given(st.text(), st.text(), st.integers(-15, 255))
