@@ -21,7 +21,7 @@ async def save(pieces: AsyncIterable[bytes], target: Path | int) -> None:
         return
     # Not the link itself, which would be replaced by a file.
     target = Path(os.path.realpath(target))
-    part = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.part")
+    part = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with part.open("xb", buffering=0) as output:
             await _write(pieces, output.fileno())

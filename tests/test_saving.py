@@ -21,6 +21,11 @@ async def test_a_file_is_saved_whole(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() == b"a" * 300_000 + b"b"
 
 
+async def test_the_longest_name_can_be_saved(tmp_path: Path) -> None:
+    await save(pieces_of(b"x"), tmp_path / ("🐍" * 63))
+    assert [path.name for path in tmp_path.iterdir()] == ["🐍" * 63]
+
+
 async def test_what_breaks_off_leaves_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("before")
     with pytest.raises(RuntimeError):

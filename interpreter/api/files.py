@@ -28,6 +28,9 @@ router = APIRouter(prefix="/v1/sessions/{session_id}/files", tags=["files"])
 _BYTES: Final = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _MEDIA_TYPES: Final = {"tar.gz": "application/gzip", "tar": "application/x-tar", "zip": "application/zip"}
 _MEDIA_TYPE: Final = "application/octet-stream"
+_FIRST_SECOND: Final = -62_135_596_800
+"""Of the year 1, and the last of 9999: no date is before or after."""
+_LAST_SECOND: Final = 253_402_300_799
 _TEXT_LIMIT: Final = 1_000_000
 _WRITE: Final = 256 * 1024
 
@@ -287,6 +290,6 @@ def _view(entry: Entry) -> EntryView:
         size=entry.size,
         mime=entry.mime,
         mode=f"{entry.mode:o}",
-        modified_at=datetime.fromtimestamp(min(max(entry.mtime_ns / 1e9, 0), 253_402_300_799), UTC),
+        modified_at=datetime.fromtimestamp(min(max(entry.mtime_ns / 1e9, _FIRST_SECOND), _LAST_SECOND), UTC),
         target=None if entry.target is None else shown(entry.target),
     )

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from starlette.datastructures import UploadFile
 
 from interpreter.api.http.caller import CallerOf
+from interpreter.api.http.forms import open_form
 from interpreter.api.http.names import FilePath, FolderPath, form_name, shown
 from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf
@@ -33,10 +34,6 @@ _MULTIPART: Final[dict[str, Any]] = {
         },
     }
 }
-_MAX_FILES: Final = 1000
-_MAX_FIELDS: Final = 100
-_MAX_FIELD: Final = 64 * 1024
-"""Bytes of one field, which is held in memory."""
 
 
 class Uploaded(BaseModel):
@@ -107,9 +104,7 @@ async def upload_form(
     service.sessions.check_accepting()
     live = await service.sessions.running(caller.tenant, session_id)
     written: list[Uploaded] = []
-    # Large files wait on the disk, not in memory. Fields mean nothing here, but forms have some.
-    async with request.form(max_files=_MAX_FILES, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD) as form:
-        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    async with open_form(request) as files:
         if not files:
             raise InvalidRequest("the form holds no file", hint="Send multipart/form-data with files in it")
         targets = [_target(path, file) for file in files]

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import secrets
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +17,7 @@ from interpreter.cli.display import Display
 from interpreter.cli.terminal import EXIT_CODE_RAISED, EXIT_FAILED, EXIT_TIMEOUT, err, print_json, run_command
 from interpreter.errors import ConfigurationError, ServiceError
 from interpreter.kernel.outputs import Error
+from interpreter.saving import save
 
 if TYPE_CHECKING:
     # Imported where it is used: it takes other commands time that they need not spend.
@@ -111,7 +111,7 @@ async def _run(run: NotebookRun) -> int:
     if not isinstance(executed, dict) or not isinstance(done.get("status"), str):
         raise ServiceError("the notebook has no end")
     if run.out is not None:
-        await asyncio.to_thread(_write, run.out, cast("Any", executed))
+        await _write(run.out, cast("Any", executed))
     if run.json_output:
         print_json(done if run.out is not None else {**done, "notebook": cast("Any", executed)})
     else:
@@ -185,14 +185,14 @@ def _read(path: Path) -> dict[str, Any]:
     return content  # pyright: ignore[reportUnknownVariableType]
 
 
-def _write(path: Path, executed: Any) -> None:
+async def _write(path: Path, executed: Any) -> None:
     # Whole or not at all: it may well be the notebook that was run.
-    part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
+    text = await asyncio.to_thread(json.dumps, executed, indent=1, ensure_ascii=False)
+
+    async def content() -> "AsyncGenerator[bytes]":
+        yield f"{text}\n".encode()
+
     try:
-        try:
-            part.write_text(json.dumps(executed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        await save(content(), path)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from None

@@ -15,6 +15,8 @@ _SECONDS: Final = 30.0
 _LONG_SECONDS: Final = 300.0
 """For what may have to go through many files."""
 
+_PACKED: Final = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -51,7 +53,9 @@ class Entry(BaseModel):
         """The media type that its name suggests."""
         if self.type == "folder":
             return "inode/directory"
-        return mimetypes.guess_type(self.name)[0] or "application/octet-stream"
+        kind, packed = mimetypes.guess_type(self.name)
+        # What `.csv.gz` is called after is in it; it is not that itself.
+        return _PACKED.get(packed or "", kind if packed is None else None) or "application/octet-stream"
 
 
 class Page(BaseModel):

@@ -242,3 +242,47 @@ async def test_who_reads_a_file_while_it_is_written_anew_sees_one_of_both(api: A
             assert (await get(api, shared, "swap")).content in states
 
     await asyncio.gather(write(), read(), read())
+
+
+@pytest.mark.parametrize(
+    ("name", "mime"),
+    [
+        ("a.csv", "text/csv"),
+        ("a.csv.gz", "application/gzip"),
+        ("a.tar.xz", "application/x-xz"),
+        ("a.Z", None),
+        ("a", None),
+    ],
+)
+async def test_the_type_of_a_packed_file_is_that_of_the_packing(
+    api: Api, shared: str, name: str, mime: str | None
+) -> None:
+    await put(api, shared, f"types/{name}", b"x")
+    entry = (await api.client.get(at(shared, "/entry"), params={"path": f"types/{name}"})).json()
+    assert entry["mime"] == (mime or "application/octet-stream")
+
+
+async def test_files_from_before_1970_keep_their_time(api: Api, shared: str) -> None:
+    await api.run(shared, "import os\nopen('old', 'w').write('x')\nos.utime('old', (-86400, -86400))")
+    entry = (await api.client.get(at(shared, "/entry"), params={"path": "old"})).json()
+    assert entry["modified_at"] == "1969-12-31T00:00:00Z"
+    assert "last-modified" not in (await get(api, shared, "old")).headers
+
+
+async def test_eight_connections_for_one_file_bring_it_whole(api: Api, shared: str) -> None:
+    content, step = os.urandom(4_000_000), 500_000
+    await put(api, shared, "parallel", content)
+    wanted = [f"bytes={start}-{start + step - 1}" for start in range(0, len(content), step)]
+    answers = await asyncio.gather(*(get(api, shared, "parallel", range=part) for part in wanted))
+    assert b"".join(answer.content for answer in answers) == content
+
+
+async def test_a_file_that_is_removed_while_it_is_read_comes_to_its_end(api: Api, shared: str) -> None:
+    await put(api, shared, "removed", bytes(8_000_000))
+    async with api.client.stream("GET", at(shared), params={"path": "removed"}) as answer:
+        pieces = answer.aiter_raw()
+        size = len(await anext(pieces))
+        assert (await api.client.delete(at(shared, ""), params={"path": "removed"})).status_code == 204
+        async for piece in pieces:
+            size += len(piece)
+    assert size == 8_000_000

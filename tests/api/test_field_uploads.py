@@ -257,3 +257,29 @@ async def test_a_name_that_is_not_encoded_in_the_url_is_refused_with_what_to_do(
     assert "--url-query" in said
     assert (await curl("-T", "x", "--url-query", "path=grün", bare, folder=tmp_path))[0] == 0
     assert (await get(api, shared, "grün")).content == b"x"
+
+
+async def test_a_form_that_ends_too_early_writes_nothing(api: Api, shared: str) -> None:
+    whole = form(('form-data; name=f; filename="first"', b"1"), ('form-data; name=f; filename="last"', b"2"))
+    whole["content"] = whole["content"][: -len(b"\r\n--limit--\r\n")]
+    answer = await api.client.post(at(shared, "/upload"), params={"path": "early"}, **whole)
+    assert code_of(answer) == (400, "bad_request")
+    assert (await api.client.get(at(shared, ""), params={"path": "early"})).status_code == 404
+
+
+async def test_an_input_for_a_file_that_nobody_filled_in_is_passed_over(api: Api, shared: str) -> None:
+    parts = form(('form-data; name=a; filename=""', b""), ('form-data; name=b; filename="filled"', b"1"))
+    answer = await api.client.post(at(shared, "/upload"), **parts)
+    assert answer.json() == {"files": [{"path": "filled", "size": 1}]}
+    answer = await api.client.post(at(shared, "/upload"), **form(('form-data; name=a; filename=""', b"nameless")))
+    assert code_of(answer) == (422, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [(5, "path.text: Input should be a valid string"), ({}, "path.encoded.encoded: Field required")],
+    ids=["a number", "nothing encoded"],
+)
+async def test_a_path_in_json_that_is_none_is_told_in_one_line(api: Api, shared: str, path: object, said: str) -> None:
+    answer = await api.client.post(at(shared, "/folders"), json={"path": path})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (422, said)

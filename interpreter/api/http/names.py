@@ -12,7 +12,7 @@ from typing import Annotated, Final
 from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes
 
 from fastapi import Depends, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from interpreter.errors import InvalidRequest
 from interpreter.kernel.paths import MAX_PATH, name_bytes
@@ -52,7 +52,14 @@ class EncodedPath(BaseModel):
     encoded: str = Field(min_length=1, max_length=3 * MAX_PATH)
 
 
-JsonPath = Annotated[str, Field(min_length=1, max_length=MAX_PATH)] | EncodedPath
+def _kind(value: object) -> str:
+    return "encoded" if isinstance(value, dict | EncodedPath) else "text"
+
+
+JsonPath = Annotated[
+    Annotated[str, Field(min_length=1, max_length=MAX_PATH), Tag("text")] | Annotated[EncodedPath, Tag("encoded")],
+    Discriminator(_kind),
+]
 """A path in a JSON body."""
 
 
