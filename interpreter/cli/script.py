@@ -1,7 +1,9 @@
 """Runs a Python file in a kernel as ``python FILE`` does. Sent there as text: it needs nothing of this package."""
 
 import asyncio
+import atexit
 import concurrent.futures.thread
+import inspect
 import io
 import linecache
 import os
@@ -23,7 +25,8 @@ def run_script(shell: Any, path: str, arguments: Iterable[str]) -> None:
     namespace: dict[str, Any] = shell.user_ns
     with _as_program(namespace, path, list(arguments)), _without_loop():
         try:
-            _run(path, namespace)
+            with _exit_functions(namespace):
+                _run(path, namespace)
         except SystemExit as end:
             if status := _status(end.code):
                 raise SystemExit(status) from None
@@ -49,9 +52,43 @@ def _run(path: str, namespace: dict[str, Any]) -> None:
 
 
 @contextmanager
+def _exit_functions(namespace: dict[str, Any]) -> Generator[None]:
+    """What the file itself registers with atexit runs at its end; what libraries do, at the kernel's."""
+    module: Any = atexit
+    register, unregister = module.register, module.unregister
+    registered: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+
+    def note(function: Any, *arguments: Any, **options: Any) -> Any:
+        caller = inspect.currentframe()
+        caller = caller and caller.f_back
+        if caller is None or caller.f_globals is not namespace or module.register is not note:
+            return register(function, *arguments, **options)
+        registered.append((function, arguments, options))
+        return function
+
+    def forget(function: Any) -> None:
+        registered[:] = [one for one in registered if one[0] != function]
+        unregister(function)
+
+    module.register, module.unregister = note, forget
+    try:
+        yield
+    finally:
+        while registered:
+            function, arguments, options = registered.pop()
+            try:
+                function(*arguments, **options)
+            except Exception:
+                # It keeps nothing else from its end.
+                sys.stderr.write(f"Exception ignored in atexit callback {function!r}:\n")
+                traceback.print_exc()
+        module.register, module.unregister = register, unregister
+
+
+@contextmanager
 def _as_program(namespace: dict[str, Any], path: str, arguments: list[str]) -> Generator[None]:
     folder = os.path.dirname(path)  # noqa: PTH120
-    names = {"__name__": "__main__", "__file__": path}
+    names = {"__name__": "__main__", "__file__": path, "__doc__": None}
     kept = {name: namespace[name] for name in names if name in namespace}
     argv = sys.argv
     sys.argv = [path, *arguments]

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from interpreter.cli.cells import CellsShown
-from interpreter.cli.run import ask as ask_on_terminal
+from interpreter.cli.run import ask
 from interpreter.cli.source import Source, read_source
 from interpreter.cli.terminal import (
     EXIT_TIMEOUT,
@@ -310,7 +310,7 @@ async def _run_cells(session: "AsyncSession", source: Source, request: _ExecRequ
         left = None if deadline is None else deadline - loop.time()
         if left is not None and left <= 0:
             raise ExecutionTimeout(f"the code did not end within {request.timeout:g} s")
-        on_input = ask_on_terminal if sys.stdin.isatty() and not request.json_lines else None
+        on_input = None if request.json_lines else ask
         events = session.stream(
             cell.code,
             context_id=request.context,
@@ -321,7 +321,7 @@ async def _run_cells(session: "AsyncSession", source: Source, request: _ExecRequ
         async with contextlib.aclosing(events):
             async for event in events:
                 if event["type"] in OUTPUT_TYPES:
-                    shown.show(_output(event))
+                    shown.show(cell, _output(event))
                 elif event["type"] == "truncated" and not request.json_lines:
                     err.print("[yellow]There is more output than the service keeps; the rest was left out.[/]")
                 elif event["type"] == "done":

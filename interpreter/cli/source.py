@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from interpreter.errors import ConfigurationError, ServiceError
+from interpreter.kernel.outputs import is_exit
 
 _HOME: Final = "/home/user"
 
@@ -18,6 +19,8 @@ class Cell:
     number: int = 1
     may_raise: bool = False
     """Whether the cells behind it are run when it raises."""
+    ends: bool = False
+    """Whether nothing is run after it."""
     store_history: bool = True
 
 
@@ -37,7 +40,7 @@ def read_source(code: str | None, file: Path | None, arguments: Sequence[str] = 
     if (code is None) == (file is None):
         raise ConfigurationError("give either -c CODE or a file", hint="See `interpreter run --help`")
     if code is not None:
-        return Source([Cell(code)])
+        return Source([Cell(code, ends=is_exit(code))])
     path = cast("Path", file)
     try:
         content = path.read_bytes()
@@ -78,4 +81,8 @@ def _notebook_cells(path: Path, content: bytes) -> list[Cell]:
     except ServiceError as error:
         raise ConfigurationError(f"{path} cannot be run: {error.message}", hint=error.hint) from None
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    return [Cell(cell["source"], number, may_raise(cell)) for number, cell in enumerate(code, 1) if is_run(cell)]
+    return [
+        Cell(cell["source"], number, may_raise(cell), is_exit(cell["source"]))
+        for number, cell in enumerate(code, 1)
+        if is_run(cell)
+    ]

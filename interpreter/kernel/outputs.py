@@ -12,6 +12,7 @@ from interpreter.kernel.message import Message
 MimeBundle = dict[str, Any]
 
 _STATUS: Final = re.compile(r"-?[0-9]{1,20}")
+_EXIT: Final = re.compile(r"\s*(?:exit|quit)\s*(?:\([^()]*\))?\s*;?\s*")
 _STATUSES: Final = {"": 0, "None": 0, "False": 0, "True": 1}
 
 
@@ -102,6 +103,11 @@ def system_exit(ename: object, evalue: object) -> SystemExitAsked | None:
     if _STATUS.fullmatch(text):
         return SystemExitAsked(int(text) & 0xFF)
     return SystemExitAsked(_STATUSES[text]) if text in _STATUSES else SystemExitAsked(1, text)
+
+
+def is_exit(code: str) -> bool:
+    """Whether code is nothing but ``exit``, which raises nothing: who types it leaves a console, and no more."""
+    return _EXIT.fullmatch(code) is not None
 
 
 class Result(BaseModel):

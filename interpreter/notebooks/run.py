@@ -16,6 +16,7 @@ from interpreter.clock import Clock, SystemClock
 from interpreter.errors import InterpreterError, InvalidRequest, TooLarge
 from interpreter.kernel.channels import MAIN
 from interpreter.kernel.execution import ExecutionOptions
+from interpreter.kernel.outputs import is_exit
 from interpreter.kernel.paths import check_path
 from interpreter.notebooks.cells import ends_well, is_run, may_raise, notebook_to_run
 from interpreter.notebooks.format import Notebook, as_file, as_members, fill_metadata, parse_notebook
@@ -205,6 +206,8 @@ class RunningNotebook:
         """How the notebook ends with this cell; None when it goes on."""
         error = result.get("error")
         match result["status"]:
+            case "ok" if is_exit(cell["source"]):
+                return _Ending()
             case "ok" | "skipped":
                 return None
             case "error":

@@ -391,6 +391,14 @@ async def test_what_jupyter_opens_although_it_is_not_valid_runs(api: Api, shared
     nbformat.validate(answer.json()["notebook"])
 
 
+@pytest.mark.parametrize("source", ["exit()", "quit", "exit(0)", "import sys; sys.exit()"])
+async def test_a_notebook_may_end_itself(api: Api, shared: str, source: str) -> None:
+    notebook = notebook_of("print(1)", source, "print(2)")
+    answer = await api.client.post(URL, json={"notebook": notebook, "session_id": shared})
+    assert (answer.json()["status"], answer.json()["error"]) == ("ok", None)
+    assert printed(answer.json())[::2] == ["1\n", ""]
+
+
 async def test_a_long_notebook_is_taken(api: Api, shared: str) -> None:
     image = {"output_type": "display_data", "data": {"image/png": "A" * 40_000_000}, "metadata": {}}
     notebook = notebook_of("print(1)")

@@ -172,7 +172,8 @@ async def test_a_notebook_runs_as_the_service_runs_it(command: Command, shared: 
     cells = [
         {"cell_type": "code", "input": ["print('one')", "1 / 0"], "metadata": {"tags": ["raises-exception"]}},
         {"cell_type": "code", "input": "print('left out')", "metadata": {"tags": ["skip-execution"]}},
-        {"cell_type": "code", "input": "print('two')\nexit()"},
+        {"cell_type": "code", "input": "print('two')"},
+        {"cell_type": "code", "input": "exit()"},
         {"cell_type": "code", "input": "print('never')"},
     ]
     (tmp_path / "old.ipynb").write_text(json.dumps({"nbformat": 3, "worksheets": [{"cells": cells}]}))
@@ -212,6 +213,16 @@ async def test_input_is_asked_for_on_a_terminal(api: Api, shared: str) -> None:
     code, out, err = await finish(process)
     os.close(terminal)
     assert (code, out, err) == (0, "Ada secret\n", "")
+
+
+async def test_input_is_read_from_a_pipe_and_ends_with_it(api: Api, shared: str, tmp_path: Path) -> None:
+    script = tmp_path / "ask.py"
+    script.write_text("print(input('name? '))\nprint(input())\ntry:\n    input()\nexcept EOFError:\n    print('end')\n")
+    url = f"http://127.0.0.1:{api.port}"
+    process = await start(url, "exec", shared, str(script), stdin=asyncio.subprocess.PIPE)
+    async with asyncio.timeout(SECONDS):
+        out, err = await process.communicate(b"Ada\nBob")
+    assert (process.returncode, out, err) == (0, b"name? Ada\nBob\nend\n", b"")
 
 
 async def test_ctrl_c_interrupts_the_code_and_leaves_the_session(command: Command, shared: str) -> None:

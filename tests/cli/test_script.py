@@ -1,6 +1,7 @@
 """Files run as programs inside IPython, here in a shell of this process: what the kernel of a session is sent."""
 
 import asyncio
+import atexit
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -108,6 +109,25 @@ def test_a_syntax_error_shows_its_line_and_nothing_else(
     assert "x = = 1" in shown
     assert "run_script" not in shown
     assert shell.SyntaxTB is before
+
+
+def test_what_a_program_registers_for_its_end_runs_then(run, capsys: pytest.CaptureFixture[str]) -> None:
+    register, before = atexit.register, atexit._ncallbacks()  # type: ignore[attr-defined]
+    with pytest.raises(SystemExit):
+        run(
+            "import atexit, sys\n@atexit.register\ndef last(): print('last')\n"
+            "atexit.register(print, 'never')\natexit.unregister(print)\natexit.register(lambda: 1 / 0)\n"
+            "atexit.register(print, 'first', end='.\\n')\nprint('body')\nsys.exit(3)\n"
+        )
+    told = capsys.readouterr()
+    assert told.out == "body\nfirst.\nlast\n"
+    assert "ZeroDivisionError" in told.err
+    assert (atexit.register, atexit._ncallbacks()) == (register, before)  # type: ignore[attr-defined]
+
+
+def test_a_program_has_its_own_docstring_or_none(run) -> None:
+    assert run("x = __doc__\n")["x"] is None
+    assert run("'About.'\nx = __doc__\n")["x"] == "About."
 
 
 def test_threads_are_waited_for_and_files_are_flushed(run, tmp_path: Path) -> None:

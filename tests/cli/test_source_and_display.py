@@ -49,11 +49,14 @@ def test_of_a_notebook_those_cells_are_run_that_are_to_be(tmp_path: Path, major:
         code(" "),
         code("d", "raises-exception"),
         code("e", "papermill-error-cell-tag"),
+        code("exit()"),
     ]
     content = {"cells": cells} if major == 4 else {"worksheets": [{"cells": cells}]}
     notebook = tmp_path / "a.ipynb"
     notebook.write_text("\ufeff" + json.dumps({"nbformat": major, **content}), encoding="utf-8")
-    assert read_source(None, notebook) == Source([Cell("a\nb", 1), Cell("d", 4, may_raise=True)])
+    assert read_source(None, notebook) == Source(
+        [Cell("a\nb", 1), Cell("d", 4, may_raise=True), Cell("exit()", 5, ends=True)]
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,15 +130,32 @@ def test_a_cell_that_exits_leads_to_the_exit_code_that_python_has(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], evalue: str, status: int, told: str
 ) -> None:
     shown = CellsShown(tmp_path, json_lines=False)
-    shown.show(Error(ename="SystemExit", evalue=evalue, traceback=["SystemExit"]))
+    shown.show(Cell("exit(1)"), Error(ename="SystemExit", evalue=evalue, traceback=["SystemExit"]))
     assert shown.ended(Cell("exit"), "error", 1) == status
     assert capsys.readouterr() == ("", told)
+
+
+@pytest.mark.parametrize("code", ["exit", " quit() ; ", "exit(keep_kernel=True)\n"], ids=["exit", "quit", "keep"])
+def test_code_that_is_nothing_but_exit_ends_it_and_shows_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], code: str
+) -> None:
+    (cell,) = read_source(code, None).cells
+    shown = CellsShown(tmp_path, json_lines=False)
+    shown.show(cell, Stream(name="stderr", text="The kernel goes on."))
+    assert shown.ended(cell, "ok", 1) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_code_that_was_interrupted_leads_to_the_exit_code_of_that(tmp_path: Path) -> None:
+    shown = CellsShown(tmp_path, json_lines=False)
+    shown.show(Cell("f()"), Error(ename="KeyboardInterrupt", evalue="", traceback=[]))
+    assert shown.ended(Cell("f()"), "error", 1) == 130
 
 
 def test_only_a_cell_that_may_raise_does_not_end_it(tmp_path: Path) -> None:
     shown = CellsShown(tmp_path, json_lines=False)
     for cell, code in ((Cell("1/0", may_raise=True), None), (Cell("1/0"), 1)):
-        shown.show(Error(ename="ValueError", evalue="3"))
+        shown.show(cell, Error(ename="ValueError", evalue="3"))
         assert shown.ended(cell, "error", 1) == code
     assert shown.ended(Cell("1"), "ok", 1) is None
     assert shown.ended(Cell("1", may_raise=True), "aborted", 1) == 1
