@@ -134,12 +134,15 @@ class KernelProcess:
 
         What it has started ends with it.
         """
-        with contextlib.suppress(TimeoutError, OSError):
-            async with asyncio.timeout(seconds):
-                self.interrupt()
-                await self._ask({"end": True})
-                await asyncio.shield(self.exited)
-        await self.kill()
+        try:
+            with contextlib.suppress(TimeoutError, OSError):
+                async with asyncio.timeout(seconds):
+                    self.interrupt()
+                    await self._ask({"end": True})
+                    await asyncio.shield(self.exited)
+        finally:
+            # Also when the wait for it is broken off.
+            await self.kill()
 
     async def kill(self) -> None:
         """End it and what it has started, and wait for that."""

@@ -1,6 +1,5 @@
 """Routes of shell commands."""
 
-import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
@@ -14,6 +13,7 @@ from interpreter.api.events import MEDIA_TYPE, EventStream, journal_events, last
 from interpreter.api.http.caller import CallerOf
 from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf
+from interpreter.deadline import deadline
 from interpreter.sessions.commands import CommandRequest, RunningCommand
 from interpreter.sessions.live import LiveSession
 from interpreter.sessions.outcome import CommandOutcome, Piece
@@ -136,7 +136,7 @@ async def look(
     live = await service.sessions.running(caller.tenant, session_id)
     running = live.commands.find(command_id)
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(wait):
+        async with deadline(wait):
             await running.done.wait()
     return _view(running)
 
@@ -159,7 +159,7 @@ async def output(
     live = await service.sessions.running(caller.tenant, session_id)
     running = live.commands.find(command_id)
     with live.use(lasting=True), contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(wait), contextlib.aclosing(running.journal.follow(after)) as events:
+        async with deadline(wait), contextlib.aclosing(running.journal.follow(after)) as events:
             async for _, event in events:
                 if event.type == "stream":
                     break

@@ -1,6 +1,5 @@
 """Routes of executions and contexts: run code, follow it, answer it, interrupt it."""
 
-import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
@@ -15,6 +14,7 @@ from interpreter.api.events import MEDIA_TYPE, EventStream, journal_events, last
 from interpreter.api.http.caller import CallerOf
 from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf
+from interpreter.deadline import deadline
 from interpreter.errors import NotFound
 from interpreter.kernel.channels import MAIN
 from interpreter.kernel.execution import ExecutionOptions
@@ -181,7 +181,7 @@ async def look(
     execution = live.executions.find(execution_id) if live else None
     if execution is not None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait):
+            async with deadline(wait):
                 await execution.done.wait()
         return _view(execution)
     record = await service.store.find_execution(session_id, execution_id)

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Final, Self
 
+from interpreter.deadline import deadline
 from interpreter.device.control import Control
 from interpreter.device.stream import StreamTransport
 from interpreter.device.wire import Kind, Message, failure_of
@@ -119,7 +120,7 @@ class DeviceClient:
         number = self._open(Kind.CONNECT, port, answered)
         opening = self._opening[number]
         try:
-            async with asyncio.timeout(timeout):
+            async with deadline(timeout):
                 await answered
         except TimeoutError:
             opening.transport.abort()

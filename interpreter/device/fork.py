@@ -12,6 +12,7 @@ from typing import Final, Self
 
 import structlog
 
+from interpreter.deadline import deadline
 from interpreter.device.client import DeviceClient
 from interpreter.device.wire import MAX_MESSAGE, Start, Started, parse_started
 from interpreter.errors import InterpreterError, VsockError
@@ -84,7 +85,7 @@ class DeviceParent:
         number = self._last
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(_START_SECONDS):
+            async with deadline(_START_SECONDS):
                 channel = await asyncio.shield(self._channel)
                 socket.send_fds(channel, [Start(number, guest_cid, window).pack()], descriptors)
                 started = await answer

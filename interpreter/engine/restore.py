@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from interpreter.deadline import deadline
 from interpreter.device.client import DeviceClient
 from interpreter.device.fork import DeviceParent
 from interpreter.engine.places import Place
@@ -178,7 +179,7 @@ async def _meet(
         await record.write(machine, vsock)
         timings.mark("device")
         try:
-            async with asyncio.timeout(settings.restore_timeout):
+            async with deadline(settings.restore_timeout):
                 # One stream is taken, the agent's; whoever dials this port later is refused.
                 async with vsock.listen(CONTROL_PORT, backlog=1) as listener:
                     await machine.plug_vsock(channel[0])

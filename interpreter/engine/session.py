@@ -1,12 +1,12 @@
 """One session: what its owner can do with it while it lives."""
 
-import asyncio
 import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from interpreter.deadline import deadline
 from interpreter.engine.files import SessionFiles
 from interpreter.engine.kernel import CALL_TIMEOUT, RESTART_TIMEOUT, Kernel
 from interpreter.engine.renewal import Renewal
@@ -117,7 +117,7 @@ class Session:
     async def machine_words(self, *, timeout: float) -> str | None:
         """The last words of the machine, when it ends within ``timeout`` seconds; None when it does not."""
         try:
-            async with asyncio.timeout(timeout):
+            async with deadline(timeout):
                 return await self._machine.wait_ended()
         except TimeoutError:
             return None

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 import structlog
 
 from interpreter.clock import Clock
+from interpreter.deadline import deadline
 from interpreter.engine.kernel import RESTART_TIMEOUT, Kernel, KernelChange
 from interpreter.errors import Busy, Conflict, GuestMisbehaved, GuestUnresponsive, InterpreterError, TooLarge
 from interpreter.gateway.outbox import Item, Outbox
@@ -237,7 +238,7 @@ class KernelClients:
             task.cancel()
         # A client that takes nothing is not waited for: its session ends now.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_FAREWELL_SECONDS):
+            async with deadline(_FAREWELL_SECONDS):
                 await self._tell_state("dead", reason=why)
         for name in list(self._clients):
             await self._forget(name, why)
@@ -246,7 +247,7 @@ class KernelClients:
         if client := await self._known(name):
             return client
         try:
-            async with asyncio.timeout(RESTART_TIMEOUT):
+            async with deadline(RESTART_TIMEOUT):
                 await self._settled.wait()
         except TimeoutError:
             raise GuestUnresponsive("the kernel has not come back from its restart") from None

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from interpreter.deadline import deadline
 from interpreter.errors import KernelDied
 from interpreter.kernel.memory import Room
 from interpreter.kernel.message import RawMessage
@@ -47,7 +48,7 @@ class Outbox:
         async with self._changed:
             if self.present and not self._has_room(message):
                 try:
-                    async with asyncio.timeout(_STALLED_SECONDS):
+                    async with deadline(_STALLED_SECONDS):
                         await self._changed.wait_for(lambda: self.closed or not self.present or self._has_room(message))
                 except TimeoutError:
                     self.present = False

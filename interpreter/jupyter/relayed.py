@@ -6,6 +6,7 @@ from typing import Final
 
 import structlog
 
+from interpreter.deadline import deadline
 from interpreter.engine.kernel import KernelChange
 from interpreter.errors import Busy, InterpreterError, ServiceUnreachable, Unauthorised
 from interpreter.jupyter.endpoints import Endpoints, Listeners
@@ -78,7 +79,7 @@ class RelayedKernel:
         if self._guest is None:
             return
         with contextlib.suppress(InterpreterError, OSError, TimeoutError):
-            async with asyncio.timeout(_INTERRUPT_SECONDS):
+            async with deadline(_INTERRUPT_SECONDS):
                 await self._guest.interrupt()
 
     def kill(self, signal: int) -> None:

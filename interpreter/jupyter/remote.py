@@ -15,6 +15,7 @@ from interpreter.client import AsyncClient, AsyncSession
 from interpreter.client.aio import TIMEOUT
 from interpreter.client.failures import error_from_answer
 from interpreter.client.transport import Call, Transport, session_path
+from interpreter.deadline import deadline
 from interpreter.engine.kernel import KernelChange, OnChange
 from interpreter.errors import Conflict, GuestUnresponsive, InterpreterError, NotFound, ServiceUnreachable
 from interpreter.jupyter.guests import Wanted
@@ -103,7 +104,7 @@ class RemoteKernel:
             await self._session.restart()
             # What the old kernel did is still told until then. By a connection that has just broken nothing is.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_TOLD_SECONDS):
+                async with deadline(_TOLD_SECONDS):
                     await self._replacing.wait()
         finally:
             self._replacing = None

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
+from interpreter.deadline import deadline
 from interpreter.errors import GuestMisbehaved, GuestUnresponsive, InterpreterError, KernelDied, SessionEnded, TooLarge
 from interpreter.events import OUTPUT_TYPES
 from interpreter.kernel.channels import MAIN, KernelChannels, open_channels
@@ -125,7 +126,7 @@ class KernelConnection:
         """Send a request and wait for its reply on the same channel. Raises GuestUnresponsive after ``timeout``."""
         with self.replies(message) as inbox:
             try:
-                async with asyncio.timeout(timeout):
+                async with deadline(timeout):
                     await self.send(channel, message)
                     while True:
                         arrived_on, reply = await inbox.get()

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+from interpreter.deadline import deadline
 from interpreter.errors import GuestMisbehaved, GuestUnresponsive, InterpreterError, MachineDied
 from interpreter.kernel.framing import FrameStream, error_of
 from interpreter.kernel.versions import check_known, check_spoken
@@ -41,7 +42,7 @@ class AgentControl:
         number = self._last
         future = self._calls[number] = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(timeout):
+            async with deadline(timeout):
                 await self._stream.send(Kind.CALL, {"id": number, "op": operation, **arguments})
                 return await future
         except TimeoutError:

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
+from interpreter.deadline import deadline
 from interpreter.errors import ExecutionTimeout, GuestMisbehaved, GuestRefused, GuestUnresponsive
 from interpreter.events import OUTPUT_TYPES
 from interpreter.kernel.connection import Inbox, KernelConnection
@@ -190,7 +191,7 @@ class Execution:
         what = f"the code did not end within {round(self._options.timeout or 0, 3):g} s"
         try:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._options.interrupt_grace):
+                async with deadline(self._options.interrupt_grace):
                     while not self.begun.is_set():
                         self._note(*await inbox.get())
             await self._control.interrupt()

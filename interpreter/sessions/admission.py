@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from interpreter.deadline import deadline
 from interpreter.errors import Draining, HostFull, TenantLimit
 from interpreter.sessions.resources import Resource
 from interpreter.settings import Settings
@@ -101,7 +102,7 @@ class Admission:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
-            async with asyncio.timeout(settings.queue_seconds):
+            async with deadline(settings.queue_seconds):
                 while full:
                     await turn
                     turn = asyncio.get_running_loop().create_future()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from interpreter.clock import Clock
+from interpreter.deadline import deadline
 from interpreter.engine.session import Session
 from interpreter.errors import Busy, InterpreterError, MachineDied, NotFound
 from interpreter.kernel.command import Command, start_command
@@ -124,7 +125,7 @@ class Commands:
             ended = CommandOutcome(command_id=running.id, status="failed", error=error.as_json())
             if isinstance(error, MachineDied):
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(CAUSE_SECONDS):
+                    async with deadline(CAUSE_SECONDS):
                         await self._closed.wait()
         finally:
             self._finish(running, ended)

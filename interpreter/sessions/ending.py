@@ -8,6 +8,7 @@ import structlog
 
 from interpreter.accounting.ledger import Ledger
 from interpreter.clock import Clock
+from interpreter.deadline import deadline
 from interpreter.errors import SessionEnded, SessionExpired
 from interpreter.sessions.admission import Admission
 from interpreter.sessions.live import End, LiveSession
@@ -50,7 +51,7 @@ class Ender:
 
     async def _step(self, session_id: str, name: str, step: Callable[[], Awaitable[None]]) -> None:
         try:
-            async with asyncio.timeout(_STEP_SECONDS):
+            async with deadline(_STEP_SECONDS):
                 await step()
         except asyncio.CancelledError as error:
             if is_cancelled():

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from interpreter.clock import Clock
+from interpreter.deadline import deadline
 from interpreter.engine.kernel import Kernel
 from interpreter.engine.session import Session
 from interpreter.errors import (
@@ -173,7 +174,7 @@ class Executions:
         if execution.state == "running":
             if execution.running is not None:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._settings.interrupt_grace):
+                    async with deadline(self._settings.interrupt_grace):
                         await execution.running.begun.wait()
             with contextlib.suppress(InterpreterError):
                 await self.kernel(execution.context).interrupt()
@@ -227,7 +228,7 @@ class Executions:
         except SessionEnded as error:
             # Why is known in a moment, to whoever ends the session and this with it.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CAUSE_SECONDS):
+                async with deadline(CAUSE_SECONDS):
                     await self._closed.wait()
             return ExecutionOutcome(status="cancelled", error=error.as_json())
         except KernelDied as error:

@@ -15,6 +15,7 @@ import structlog
 
 from interpreter.accounting.ledger import Ledger
 from interpreter.clock import Clock
+from interpreter.deadline import deadline
 from interpreter.engine.engine import Engine
 from interpreter.engine.holding import Ending, HeldSession
 from interpreter.engine.places import Place, Places
@@ -92,7 +93,7 @@ class TakeBack:
         if (awaited := self._awaited.get(session_id)) is None:
             return
         try:
-            async with asyncio.timeout(self._settings.queue_seconds):
+            async with deadline(self._settings.queue_seconds):
                 await awaited.settled.wait()
         except TimeoutError:
             raise NotReady(

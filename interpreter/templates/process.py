@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from interpreter.deadline import deadline
 from interpreter.errors import DiskFull, ProgramMissing, TemplateBuildFailed
 from interpreter.vm.priority import first_to_go
 from interpreter.vm.spawn import signal_group, spawn
@@ -19,6 +20,7 @@ DEBIAN_PACKAGES: Final = {
     "mmdebstrap": "mmdebstrap",
     "mksquashfs": "squashfs-tools",
     "mkfs.ext4": "e2fsprogs",
+    "tar": "tar",
     "unshare": "util-linux",
 }
 _LINES_KEPT: Final = 15
@@ -81,7 +83,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     # mmdebstrap unmounts and removes what it made when it is asked to end; killed, it could not.
     signal_group(process, signal.SIGTERM)
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_TERM_SECONDS):
+        async with deadline(_TERM_SECONDS):
             await process.wait()
     # Also when the leader has ended: what it started may not have heard.
     signal_group(process, signal.SIGKILL)

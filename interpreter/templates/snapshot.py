@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
+from interpreter.deadline import deadline
 from interpreter.errors import TemplateBuildFailed
 from interpreter.private import new_private
 from interpreter.settings import Settings
@@ -147,7 +148,7 @@ async def _wait_ready(machine: Machine, seconds: float) -> None:
             line += piece
 
     try:
-        async with asyncio.timeout(seconds):
+        async with deadline(seconds):
             await read_line()
     except TimeoutError:
         line = f"it was not ready within {seconds:g} s".encode()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
+from interpreter.deadline import deadline
 from interpreter.errors import MachineError
 from interpreter.private import private_home, write_private
 from interpreter.settings import Accelerator, AcceleratorChoice, Settings
@@ -80,7 +81,7 @@ async def boots(accelerator: Accelerator, settings: Settings, seconds: float = P
     """Whether a guest gets as far as running a boot sector. Raises MachineError."""
     async with probe_machine(accelerator, settings) as machine:
         try:
-            async with asyncio.timeout(seconds):
+            async with deadline(seconds):
                 return await asyncio.get_running_loop().sock_recv(machine.doorbell, 1) == _MARK
         except TimeoutError:
             return False
@@ -94,7 +95,7 @@ async def _probe(settings: Settings) -> AcceleratorAnswer:
         return AcceleratorAnswer(Accelerator.TCG, "/dev/kvm may not be opened by this user")
     try:
         # The whole start is under the limit: a half-working KVM can also hold up QEMU before it answers.
-        async with asyncio.timeout(PROBE_SECONDS * 2):
+        async with deadline(PROBE_SECONDS * 2):
             works = await boots(Accelerator.KVM, settings)
     except MachineError as error:
         if "Permission denied" in error.message:

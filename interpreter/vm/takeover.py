@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from interpreter.deadline import deadline
 from interpreter.errors import KernelError, MachineDied, MachineError, VsockError
 from interpreter.vm.channels import CONTROL, DOORBELL, connect
 from interpreter.vm.machine import Machine
@@ -78,7 +79,7 @@ async def _taken_over(found: FoundMachine, pidfd: int, ended: asyncio.Future[str
                 raise MachineDied("the machine does not answer any more") from error
             stack.push(sockets.pop_all())
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
+            async with deadline(_ANSWER_SECONDS):
                 qmp = await stack.enter_async_context(connect_qmp(control))
                 machine = Machine(qmp, record.qemu.pid, pidfd, doorbell, ended)
                 await machine.stop()
@@ -102,7 +103,7 @@ async def end_machine(folder: Path) -> None:
     # One that was never recorded: its service was killed while it started. Who holds the socket is who is meant.
     with contextlib.suppress(OSError, MachineError, TimeoutError), ExitStack() as sockets:
         control = connect(sockets, folder / CONTROL)
-        async with asyncio.timeout(_QUIT_SECONDS), connect_qmp(control) as qmp:
+        async with deadline(_QUIT_SECONDS), connect_qmp(control) as qmp:
             await qmp.execute("quit")
 
 

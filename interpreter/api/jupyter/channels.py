@@ -12,6 +12,7 @@ from interpreter.api.http.caller import CallerOf
 from interpreter.api.jupyter.models import KernelId, kernel_of
 from interpreter.api.problems import refusal_of
 from interpreter.api.service import ServiceOf
+from interpreter.deadline import deadline
 from interpreter.errors import GuestMisbehaved, InterpreterError, InvalidRequest, KernelDied, TooLarge
 from interpreter.gateway.clients import KernelClient, KernelClients
 from interpreter.kernel.message import RawMessage
@@ -61,7 +62,7 @@ async def channels(
             code, reason = await relay.run(lost)
         # It may be closed already, by the client.
         with contextlib.suppress(RuntimeError, WebSocketDisconnect, TimeoutError):
-            async with asyncio.timeout(_CLOSE_SECONDS):
+            async with deadline(_CLOSE_SECONDS):
                 await websocket.close(code, reason.encode()[:_MAX_REASON].decode(errors="ignore"))
 
 
