@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from interpreter.errors import GuestMisbehaved, GuestRefused, IsAFolder, MachineDied, TransferError
+from interpreter.errors import FileExists, GuestMisbehaved, GuestRefused, IsAFolder, MachineDied, TransferError
 from interpreter.kernel.control import integer
 from interpreter.kernel.framing import Connect, FrameStream, open_service
 from interpreter.kernel.paths import check_path, refusal, sent_path
@@ -81,7 +81,10 @@ async def put_file(
             finally:
                 answer.cancel()
     except GuestRefused as error:
-        raise refusal(f"{path} could not be written", error) from error
+        told = refusal(f"{path} could not be written", error)
+        if isinstance(told, FileExists):
+            told.hint = "Choose another name, or overwrite it"
+        raise told from error
     except OSError as error:
         raise MachineDied(f"the machine ended while {path} was written") from error
 

@@ -63,7 +63,9 @@ async def test_of_forms_at_once_that_must_not_overwrite_one_wins(api: Api, share
 
 async def test_if_none_match_star_overwrites_nothing(api: Api, shared: str) -> None:
     assert (await put(api, shared, "star", b"one", **{"If-None-Match": "*"})).status_code == 201
-    assert code_of(await put(api, shared, "star", b"two", **{"If-None-Match": "*"})) == (409, "file_exists")
+    refused = await put(api, shared, "star", b"two", **{"If-None-Match": "*"})
+    assert code_of(refused) == (409, "file_exists")
+    assert refused.json()["error"]["hint"] == "Choose another name, or overwrite it"
     assert (await get(api, shared, "star")).content == b"one"
 
 
@@ -283,3 +285,43 @@ async def test_an_input_for_a_file_that_nobody_filled_in_is_passed_over(api: Api
 async def test_a_path_in_json_that_is_none_is_told_in_one_line(api: Api, shared: str, path: object, said: str) -> None:
     answer = await api.client.post(at(shared, "/folders"), json={"path": path})
     assert (answer.status_code, answer.json()["error"]["message"]) == (422, said)
+
+
+async def test_a_pipe_is_uploaded_to_its_end(api: Api, shared: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writing = asyncio.create_task(asyncio.to_thread((tmp_path / "pipe").write_bytes, CONTENT * 30))
+    async with AsyncClient(f"http://127.0.0.1:{api.port}") as client:
+        assert await client.session(shared).upload(tmp_path / "pipe", "from-pipe") == len(CONTENT) * 30
+    await writing
+    assert (await get(api, shared, "from-pipe")).content == CONTENT * 30
+
+
+async def test_a_form_that_the_disk_does_not_hold_leaves_whole_files_only(api: Api, session_id: str) -> None:
+    code = (
+        "import os\ndisk = os.statvfs('.')\nsize = disk.f_bavail * disk.f_frsize - 20_000_000\n"
+        "with open('filler', 'wb') as file: os.posix_fallocate(file.fileno(), 0, size)"
+    )
+    assert (await api.run(session_id, code))["status"] == "ok"
+    files = [("file", ("fits", b"1" * 1_000_000)), ("file", ("not", bytes(40_000_000))), ("file", ("after", b"x"))]
+    answer = await api.client.post(at(session_id, "/upload"), params={"path": "full"}, files=files)
+    assert code_of(answer) == (507, "no_space")
+    listed = (await api.client.get(at(session_id, ""), params={"path": "full"})).json()["entries"]
+    assert [(entry["name"], entry["size"]) for entry in listed] == [("fits", 1_000_000)]
+    assert (await get(api, session_id, "full/fits")).content == b"1" * 1_000_000
+    await api.client.delete(at(session_id, ""), params={"path": "filler"})
+    assert (await put(api, session_id, "full/not", bytes(40_000_000))).status_code == 201
+
+
+async def test_uploads_and_removals_at_once_leave_a_whole_file_or_none(api: Api, shared: str) -> None:
+    async def remove() -> int:
+        return (await api.client.delete(at(shared, ""), params={"path": "contested"})).status_code
+
+    statuses = await asyncio.gather(
+        *(put(api, shared, "contested", bytes([number]) * 300_000) for number in range(6)),
+        *(remove() for _ in range(6)),
+    )
+    assert {status if isinstance(status, int) else status.status_code for status in statuses} <= {201, 204, 404}
+    left = await get(api, shared, "contested")
+    assert left.status_code == 404 or (len(left.content), len(set(left.content))) == (300_000, 1)
+    names = (await api.client.get(at(shared, ""), params={"path": "."})).json()["entries"]
+    assert [entry["name"] for entry in names if entry["name"].endswith(".part")] == []
