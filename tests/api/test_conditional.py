@@ -1,6 +1,8 @@
 """What a file server answers to Range and conditions: RFC 9110, sections 13 and 14, as nginx and Go's have it."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
 from interpreter.api.http.conditional import Selected, Validators, select
@@ -34,7 +36,7 @@ def test_a_range_is_a_part(text: str, start: int, count: int) -> None:
     assert selected(range=text) == Selected(206, start, count)
 
 
-@pytest.mark.parametrize("text", ["bytes=1000-", "bytes=1000-1001", "bytes=-0"])
+@pytest.mark.parametrize("text", ["bytes=1000-", "bytes=5000-", "bytes=1000-1001", "bytes=5000-6000", "bytes=-0"])
 def test_a_range_that_the_file_has_nothing_of_is_refused(text: str) -> None:
     assert selected(range=text).status == 416
 
@@ -50,6 +52,19 @@ def test_a_range_that_is_not_understood_gets_it_all(text: str) -> None:
 
 def test_a_number_that_no_size_has_is_not_understood() -> None:
     assert selected(range=f"bytes={'9' * 5000}-") == WHOLE
+
+
+@given(size=st.integers(1, 50), first=st.integers(0, 60), last=st.one_of(st.none(), st.integers(0, 60)))
+def test_every_range_is_the_slice_that_it_names(size: int, first: int, last: int | None) -> None:
+    given_range = f"bytes={first}-{'' if last is None else last}"
+    found = selected(Validators(size, '"x"', None), range=given_range)
+    expected = bytes(range(size))[first : None if last is None else last + 1]
+    if last is not None and last < first:
+        assert found == Selected(200, 0, size)
+    elif expected:
+        assert found == Selected(206, first, len(expected))
+    else:
+        assert found.status == 416
 
 
 def test_of_an_empty_file_every_range_is_all() -> None:

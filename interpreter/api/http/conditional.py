@@ -63,7 +63,8 @@ def _part(text: str, size: int) -> Selected | None:
     if not match[1]:
         count = min(int(match[2]), size)
         return Selected(206, size - count, count) if count else Selected(416)
-    first, last = int(match[1]), int(match[2] or size)
+    first = int(match[1])
+    last = int(match[2]) if match[2] else max(first, size)
     if last < first:
         return None
     return Selected(206, first, min(last, size - 1) - first + 1) if first < size else Selected(416)
