@@ -7,12 +7,13 @@ the other side has sent before it closed, also when nothing can be written any m
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterable
-from typing import Final, cast
+from collections.abc import Callable
+from typing import Final
 
 from interpreter.device.control import Control
 from interpreter.device.wire import Kind, Message
 from interpreter.vsock.linger import Linger
+from interpreter.vsock.transport import BufferingTransport
 
 _READ: Final = 256 * 1024
 """Bytes that are read in one turn of the loop."""
@@ -20,7 +21,7 @@ HIGH_WATER: Final = 128 * 1024
 LOW_WATER: Final = 32 * 1024
 
 
-class StreamTransport(asyncio.Transport):
+class StreamTransport(BufferingTransport):
     """This end of one stream. ``sock`` is its own from now on; reading begins with ``open``.
 
     ``on_done`` is called when the socket is closed: no message counts for it any more.
@@ -34,25 +35,20 @@ class StreamTransport(asyncio.Transport):
         protocol: asyncio.Protocol,
         on_done: Callable[[], None],
     ) -> None:
-        super().__init__()
+        super().__init__(protocol, HIGH_WATER, LOW_WATER)
         sock.setblocking(False)
         self.number = number
         self._loop = asyncio.get_running_loop()
         self._control = control
         self._socket = sock
-        self._protocol = protocol
         self._on_done = on_done
         self._unsent = bytearray()
-        self._high, self._low = HIGH_WATER, LOW_WATER
         self._opened = self._reading = False
-        self._paused_writing = False
-        self._write_eof = False
         self._deaf = False
         """The other side takes nothing any more; what is written goes nowhere."""
         self._ended = False
         """The end of what the other side sends was read."""
         self._peer_shut = self._peer_closed = False
-        self._closing = False
         self._finished = False
         self._linger = Linger(self._loop, self.get_write_buffer_size, self.abort)
 
@@ -76,18 +72,6 @@ class StreamTransport(asyncio.Transport):
                 self.close()
 
     # asyncio.BaseTransport
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """See asyncio."""
-        self._protocol = cast("asyncio.Protocol", protocol)
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        """See asyncio."""
-        return self._protocol
-
-    def is_closing(self) -> bool:
-        """See asyncio."""
-        return self._closing
 
     def close(self) -> None:
         """Send what was written, then end both directions. Who takes none of it is sent a reset in the end."""
@@ -126,20 +110,6 @@ class StreamTransport(asyncio.Transport):
 
     # asyncio.WriteTransport
 
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """See asyncio."""
-        if high is None:
-            high = HIGH_WATER if low is None else 4 * low
-        if low is None:
-            low = high // 4
-        if not high >= low >= 0:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
-        self._high, self._low = high, low
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        """Low and high, as asyncio has it."""
-        return self._low, self._high
-
     def get_write_buffer_size(self) -> int:
         """Bytes that the socket has not taken yet."""
         return len(self._unsent)
@@ -157,17 +127,7 @@ class StreamTransport(asyncio.Transport):
                 return
             self._loop.add_writer(self._socket, self._writable)
         self._unsent += view
-        if len(self._unsent) > self._high and not self._paused_writing:
-            self._paused_writing = True
-            self._protocol.pause_writing()
-
-    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
-        """See asyncio."""
-        self.write(b"".join(list_of_data))
-
-    def can_write_eof(self) -> bool:
-        """See asyncio."""
-        return True
+        self._has_grown()
 
     def write_eof(self) -> None:
         """Send what was written, then tell the other side that nothing more comes."""
@@ -217,10 +177,10 @@ class StreamTransport(asyncio.Transport):
         sent = self._send(memoryview(self._unsent))
         del self._unsent[:sent]
         if self._unsent:
-            self._resume_writing()
+            self._has_shrunk()
             return
         self._loop.remove_writer(self._socket)
-        self._resume_writing()
+        self._has_shrunk()
         if self._closing:
             self._finish(Message(Kind.CLOSED, self.number), None)
         elif self._write_eof:
@@ -230,14 +190,9 @@ class StreamTransport(asyncio.Transport):
         self._deaf = True
         self._unsent = bytearray()
         self._loop.remove_writer(self._socket)
-        self._resume_writing()
+        self._has_shrunk()
         if self._closing:
             self._finish(Message(Kind.CLOSED, self.number), None)
-
-    def _resume_writing(self) -> None:
-        if self._paused_writing and len(self._unsent) <= self._low:
-            self._paused_writing = False
-            self._protocol.resume_writing()
 
     def _end_writing(self) -> None:
         self._control.send(Message(Kind.SHUT, self.number), sent=self._shut_socket)

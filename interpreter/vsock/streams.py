@@ -6,13 +6,13 @@ above the high-water mark the protocol is told to pause, which is what ``StreamW
 """
 
 import asyncio
-from collections.abc import Iterable
-from typing import Final, Protocol, cast
+from typing import Final, Protocol
 
 from interpreter.vsock.connection import Connection, State
 from interpreter.vsock.device import DeviceProtocol
 from interpreter.vsock.linger import Linger
 from interpreter.vsock.packet import HOST_CID
+from interpreter.vsock.transport import BufferingTransport
 
 HIGH_WATER: Final = 512 * 1024
 LOW_WATER: Final = 128 * 1024
@@ -32,48 +32,30 @@ class Device(Protocol):
         ...
 
 
-class VsockTransport(asyncio.Transport):
+class VsockTransport(BufferingTransport):
     """One connection. Made by the device; methods whose names start with ``on_`` are for it."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, device: Device, connection: Connection, protocol: asyncio.Protocol
     ) -> None:
-        super().__init__(
-            {
-                "peername": (device.protocol.guest_cid, connection.peer_port),
-                "sockname": (HOST_CID, connection.local_port),
-            }
-        )
+        super().__init__(protocol, HIGH_WATER, LOW_WATER)
+        self._extra = {
+            "peername": (device.protocol.guest_cid, connection.peer_port),
+            "sockname": (HOST_CID, connection.local_port),
+        }
         self._loop = loop
         self._device = device
         self._core = device.protocol
         self._connection = connection
-        self._protocol = protocol
         self._held = bytearray()
         self._reading = True
         self._eof = False
         self._eof_told = False
         self._lost: list[Exception | None] = []
-        self._closing = False
         self._closed = False
-        self._write_eof = False
-        self._write_paused = False
-        self._high, self._low = HIGH_WATER, LOW_WATER
         self._linger = Linger(loop, self.get_write_buffer_size, self.abort)
 
     # asyncio.BaseTransport
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """See asyncio."""
-        self._protocol = cast("asyncio.Protocol", protocol)
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        """See asyncio."""
-        return self._protocol
-
-    def is_closing(self) -> bool:
-        """See asyncio."""
-        return self._closing
 
     def close(self) -> None:
         """Send what was written, then end both directions. A guest that takes none of it is reset in the end."""
@@ -122,20 +104,6 @@ class VsockTransport(asyncio.Transport):
 
     # asyncio.WriteTransport
 
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """See asyncio."""
-        if high is None:
-            high = HIGH_WATER if low is None else 4 * low
-        if low is None:
-            low = high // 4
-        if not high >= low >= 0:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
-        self._high, self._low = high, low
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        """Low and high, as asyncio has it."""
-        return self._low, self._high
-
     def get_write_buffer_size(self) -> int:
         """Bytes that were not put into the guest's buffers yet."""
         return self._connection.unsent
@@ -147,18 +115,8 @@ class VsockTransport(asyncio.Transport):
         if not data or self._closing:
             return
         self._core.write(self._connection, bytes(data))
-        if self._connection.unsent > self._high and not self._write_paused:
-            self._write_paused = True
-            self._protocol.pause_writing()
+        self._has_grown()
         self._device.flush_soon()
-
-    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
-        """See asyncio."""
-        self.write(b"".join(list_of_data))
-
-    def can_write_eof(self) -> bool:
-        """See asyncio."""
-        return True
 
     def write_eof(self) -> None:
         """Send what was written, then tell the guest that nothing more comes."""
@@ -191,9 +149,7 @@ class VsockTransport(asyncio.Transport):
 
     def on_progress(self) -> None:
         """Some of what was written has gone out."""
-        if self._write_paused and self._connection.unsent <= self._low:
-            self._write_paused = False
-            self._protocol.resume_writing()
+        self._has_shrunk()
 
     def on_shutdown_sent(self) -> None:
         """After ``close``: all that was written has gone out."""
