@@ -3,6 +3,7 @@
 import base64
 import mimetypes
 import posixpath
+import re
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -10,7 +11,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import BlobResourceContents, CallToolResult, ContentBlock, EmbeddedResource, TextContent
 
 from interpreter.client import AsyncSession, CommandOutput, CommandResult, ExecutionResult
-from interpreter.errors import InterpreterError, MachineDied, SessionEnded, SessionExpired
+from interpreter.errors import FileNotFound, InterpreterError, MachineDied, SessionEnded, SessionExpired
 from interpreter.mcp.images import image_of_file, images_of
 from interpreter.mcp.text import IMAGE_TYPES, command_text, cut, execution_text, shown
 
@@ -21,6 +22,7 @@ _MAX_LISTED: Final = 500
 _MAX_LINKS: Final = 8
 _OVER: Final = frozenset({SessionEnded.code, SessionExpired.code, MachineDied.code})
 """Codes of errors after which the sandbox is gone."""
+_SHOWN_BYTE: Final = re.compile(r"\\x([89a-f][0-9a-f])")
 
 
 async def execution_answer(
@@ -79,11 +81,12 @@ def output_answer(found: CommandOutput, notices: list[str]) -> CallToolResult:
 
 async def file_content(session: AsyncSession, path: str) -> list[ContentBlock]:
     """A file of the sandbox: text, image or bytes. Raises ToolError, and what the client raises."""
-    size = await _size_of(session, path)
+    source = await exact(session, path)
+    size = await _size_of(session, source)
     is_image = mimetypes.guess_type(path)[0] in IMAGE_TYPES
     if size > MAX_FILE and not is_image:
         raise _too_large(path, size)
-    data = await session.download(path) if size <= MAX_FILE else None
+    data = await session.download(source) if size <= MAX_FILE else None
     if is_image:
         images, notes = await image_of_file(session, absolute(path), data)
         if images or notes:
@@ -93,11 +96,24 @@ async def file_content(session: AsyncSession, path: str) -> list[ContentBlock]:
     return [_bytes_content(path, data)]
 
 
+async def exact(session: AsyncSession, path: str) -> str:
+    """A path as the session has it: a name that is not UTF-8 is listed with ``\\xff`` for a byte, and asked for so."""
+    escaped = _SHOWN_BYTE.sub(lambda byte: bytes.fromhex(byte[1]).decode("utf-8", "surrogateescape"), path)
+    if escaped == path:
+        return path
+    try:
+        await session.describe(path)
+    except FileNotFound:
+        # Bytes beside each other may be a character together.
+        return escaped.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    return path
+
+
 async def listing(session: AsyncSession, path: str) -> str:
     """A folder's entries, a line each."""
     lines: list[str] = []
     more = False
-    async for entry in session.list_files(path):
+    async for entry in session.list_files(await exact(session, path)):
         if len(lines) == _MAX_LISTED:
             more = True
             break
@@ -189,7 +205,7 @@ async def _size_of(session: AsyncSession, path: str) -> int:
         if entry.type != "link" or entry.target is None:
             break
         place = posixpath.join(posixpath.dirname(place), entry.target)
-        entry = await session.describe(place)
+        entry = await session.describe(await exact(session, place))
     return entry.size if entry.type == "file" else 0
 
 

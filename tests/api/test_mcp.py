@@ -188,6 +188,18 @@ async def test_files_go_up_and_come_down(http):
         assert shown.endswith("[exit code 2]")
 
 
+async def test_a_name_that_is_not_utf8_is_asked_for_as_it_is_listed(http):
+    async with http() as client:
+        await run(client, "import os; os.mkdir(b'raw\\xff'); open(b'raw\\xff/caf\\xe9.txt', 'w').write('latin')")
+        assert "raw\\xff" in text(await client.call_tool("list_files"))
+        listed = text(await client.call_tool("list_files", {"path": "raw\\xff"}))
+        assert listed.splitlines()[1].split()[-1] == "caf\\xe9.txt"
+        assert text(await client.call_tool("download_file", {"path": "raw\\xff/caf\\xe9.txt"})) == "latin"
+        # What is called so itself goes before.
+        await run(client, "open('a\\\\xe9', 'w').write('text'); open(b'a\\xe9', 'w').write('bytes')")
+        assert text(await client.call_tool("download_file", {"path": "a\\xe9"})) == "text"
+
+
 async def test_what_a_tool_cannot_do_is_an_error_that_says_what_to_do(http):
     async with http() as client:
         missing = await client.call_tool("download_file", {"path": "missing.txt"})
