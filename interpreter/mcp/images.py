@@ -32,12 +32,15 @@ _MAX_IMAGES: Final = 10
 _MAX_SEGMENTS: Final = 10_000
 """Parts of a JPEG file that are looked through for its size."""
 _SECONDS: Final = 60.0
+"""How long all images of an answer may take to be made smaller."""
+BLANKS: Final = dict.fromkeys(map(ord, " \t\r\n"))
+"""What base64 is read without."""
 _SHRINK: Final = """
 import base64, io, os, sys
-from PIL import Image
 
 path, budget, edge = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 try:
+    from PIL import Image
     image = Image.open(path)
     image.draft("RGB", (edge, edge))
     image = image.convert("RGBA")
@@ -115,11 +118,13 @@ async def images_of(
             pictures.append(picture)
     budget = _budget(pictures)
     blocks: list[ImageContent] = []
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _SECONDS
     for picture in pictures:
         if picture.is_shown and picture.encoded_size <= budget:
             blocks.append(picture.block())
         else:
-            smaller = await _uploaded_and_shrunk(session, picture, budget)
+            smaller = await _uploaded_and_shrunk(session, picture, budget, deadline - loop.time())
             _tell(picture, smaller, blocks, notes)
     return blocks, notes
 
@@ -132,7 +137,7 @@ async def image_of_file(session: AsyncSession, path: str, data: bytes | None) ->
     blocks: list[ImageContent] = []
     notes: list[str] = []
     if picture is not None or data is None:
-        _tell(picture, await _shrunk(session, path, MAX_ENCODED, remove=False), blocks, notes)
+        _tell(picture, await _shrunk(session, path, MAX_ENCODED, _SECONDS, remove=False), blocks, notes)
     return blocks, notes
 
 
@@ -140,8 +145,8 @@ def _tell(picture: Picture | None, smaller: Picture | None, blocks: list[ImageCo
     what = f"An image of {picture}, {len(picture.data):,} bytes," if picture else "The image"
     if smaller is None:
         notes.append(
-            f"[{what} is more than can be shown, and could not be made smaller: that takes Pillow in the sandbox. "
-            "Make it smaller, in pixels for one, and show it again.]"
+            f"[{what} is more than can be shown, and could not be made smaller: that takes Pillow in the sandbox, and "
+            "time. Make it smaller, in pixels for one, and show it again.]"
         )
     else:
         notes.append(f"[{what} was made smaller to be shown: {smaller}.]")
@@ -159,19 +164,21 @@ def _budget(pictures: Sequence[Picture]) -> int:
     return MAX_ENCODED
 
 
-async def _uploaded_and_shrunk(session: AsyncSession, picture: Picture, budget: int) -> Picture | None:
+async def _uploaded_and_shrunk(session: AsyncSession, picture: Picture, budget: int, seconds: float) -> Picture | None:
+    if seconds <= 0:
+        return None
     path = f"/tmp/{uuid4().hex}"  # noqa: S108  (in the guest)
     try:
         await session.upload(picture.data, path)
     except InterpreterError:
         return None
-    return await _shrunk(session, path, budget, remove=True)
+    return await _shrunk(session, path, budget, seconds, remove=True)
 
 
-async def _shrunk(session: AsyncSession, path: str, budget: int, *, remove: bool) -> Picture | None:
+async def _shrunk(session: AsyncSession, path: str, budget: int, seconds: float, *, remove: bool) -> Picture | None:
     arguments = [path, str(budget // 4 * 3), str(_SCALED_EDGE), "remove" if remove else "keep"]
     try:
-        result = await session.run(shlex.join(["python3", "-c", _SHRINK, *arguments]), timeout=_SECONDS)
+        result = await session.run(shlex.join(["python3", "-P", "-c", _SHRINK, *arguments]), timeout=seconds)
     except InterpreterError:
         return None
     # From the guest, like all else: it need not be what was asked for.
@@ -181,7 +188,7 @@ async def _shrunk(session: AsyncSession, path: str, budget: int, *, remove: bool
 
 def _decoded(encoded: str) -> Picture | None:
     try:
-        return picture_of(base64.b64decode("".join(encoded.split()), validate=True))
+        return picture_of(base64.b64decode(encoded.translate(BLANKS), validate=True))
     except (binascii.Error, ValueError):
         return None
 

@@ -119,35 +119,38 @@ def shown(outputs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     cleared is gone. An update of what an earlier call has displayed is shown for itself.
     """
     groups: list[list[Mapping[str, Any]]] = []
-    places: dict[str, list[list[Mapping[str, Any]]]] = {}
+    last: dict[str, Mapping[str, Any]] = {}
+    visible: set[str] = set()
     gone: set[str] = set()
     clear_next = False
     for output in outputs:
         kind = output.get("type")
         if clear_next or (kind == "clear_output" and not output.get("wait")):
             groups.clear()
-            gone.update(places)
-            places.clear()
+            gone |= visible
+            visible.clear()
         clear_next = kind == "clear_output" and bool(output.get("wait"))
         if kind == "clear_output":
             continue
         display_id = _display_id(output)
         if display_id is not None:
-            for group in places.get(display_id, []):
-                group[0] = output
-            if kind == "update_display_data" and (display_id in places or display_id in gone):
+            last[display_id] = output
+            if kind == "update_display_data" and (display_id in visible or display_id in gone):
                 continue
+            visible.add(display_id)
         first: Mapping[str, Any] = groups[-1][0] if groups else {}
         if kind == first.get("type") == "stream" and output.get("name") == first.get("name"):
             groups[-1].append(output)
-            continue
-        groups.append([output])
-        if display_id is not None:
-            places.setdefault(display_id, []).append(groups[-1])
-    return [
-        {**group[0], "text": "".join(str(output.get("text", "")) for output in group)} if len(group) > 1 else group[0]
-        for group in groups
-    ]
+        else:
+            groups.append([output])
+    return [_joined_group(group, last) for group in groups]
+
+
+def _joined_group(group: list[Mapping[str, Any]], last: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    if len(group) > 1:
+        return {**group[0], "text": "".join(str(output.get("text", "")) for output in group)}
+    display_id = _display_id(group[0])
+    return group[0] if display_id is None else last[display_id]
 
 
 def _display_id(output: Mapping[str, Any]) -> str | None:

@@ -25,6 +25,7 @@ from interpreter.mcp.answers import (
     output_answer,
     texts,
 )
+from interpreter.mcp.images import BLANKS
 from interpreter.mcp.sandbox import Sandbox
 
 ServerContext = Context[Any, Any]
@@ -196,6 +197,6 @@ def _bytes_of(content: str, encoding: Literal["text", "base64"]) -> bytes:
     if encoding == "text":
         return content.encode("utf-8", "surrogatepass")
     try:
-        return base64.b64decode("".join(content.split()), validate=True)
+        return base64.b64decode(content.translate(BLANKS), validate=True)
     except (binascii.Error, ValueError):
         raise ToolError('The content is not base64. Encode the bytes as base64, or use encoding="text".') from None

@@ -132,10 +132,10 @@ def as_json(value: object) -> bytes:
 def _cells_of(notebook: dict[str, Any], major: int) -> list[dict[str, Any]]:
     lists = [notebook.get("cells")]
     if major < 4:
-        sheets = notebook.get("worksheets")
+        sheets = notebook.get("worksheets", [])
         if not isinstance(sheets, list) or not all(isinstance(sheet, dict) for sheet in cast("list[Any]", sheets)):
             raise InvalidRequest("the notebook's worksheets are not a list of objects")
-        lists = [sheet.get("cells") for sheet in cast("list[dict[str, Any]]", sheets)]
+        lists = [sheet.get("cells", []) for sheet in cast("list[dict[str, Any]]", sheets)]
     cells: list[Any] = []
     for part in lists:
         if not isinstance(part, list):

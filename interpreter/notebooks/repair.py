@@ -13,6 +13,7 @@ from interpreter.errors import InvalidRequest
 _TEXT_KINDS: Final = {"markdown": "markdown", "heading": "markdown", "html": "markdown", "raw": "raw"}
 _NO_ID: Final = re.compile(r"[^a-zA-Z0-9_-]+")
 _ID_LENGTH: Final = 64
+_LONGEST_TAGS: Final = 1_000
 _MAX_LEVEL: Final = 6
 _JSON_TYPE: Final = re.compile(r"application/(.*\+)?json")
 _LANGUAGE_TEXTS: Final = ("file_extension", "mimetype", "pygments_lexer")
@@ -31,7 +32,9 @@ def repaired_cell(cell: dict[str, Any], number: int, major: int, taken: set[str]
         level = cell.get("level")
         # Bounded: it comes from anybody, and that many characters are made of it.
         hashes = "#" * (min(max(level, 1), _MAX_LEVEL) if type(level) is int else 1)
-        source = f"{hashes} {' '.join(source.splitlines())}"
+        # Not `splitlines`, which makes an object of each line.
+        line = source.replace("\r\n", " ").replace("\n", " ").replace("\r", " ")
+        source = f"{hashes} {line}"
     made: dict[str, Any] = {
         "cell_type": "code" if kind == "code" else _TEXT_KINDS.get(kind, "raw"),
         "id": _id_of(cell.get("id"), taken),
@@ -107,8 +110,9 @@ def _tags(value: object) -> list[str] | None:
     if not isinstance(value, str | list):
         return None
     texts = [value] if isinstance(value, str) else cast("list[object]", value)
-    # The comma is what separates tags where they are typed.
-    tags = [tag.strip() for text in texts if isinstance(text, str) for tag in text.split(",")]
+    # The comma is what separates tags where they are typed. A long text is none, and could be any number of them.
+    short = [text for text in texts if isinstance(text, str) and len(text) <= _LONGEST_TAGS]
+    tags = [tag.strip() for text in short for tag in text.split(",")]
     return list(dict.fromkeys(tag for tag in tags if tag and "\n" not in tag))
 
 

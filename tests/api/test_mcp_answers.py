@@ -127,6 +127,7 @@ async def test_an_image_that_is_more_than_clients_take_is_told_with_its_size(htt
         assert [block.type for block in result.content] == ["text"]
         assert "An image of 3000 x 2 pixels" in text(result)
         assert "Pillow" in text(result)
+        assert await run(client, "import os; [name for name in os.listdir('/tmp') if len(name) == 32]") == "[]"
         broken = "display({'image/png': 'bm8gaW1hZ2U=', 'text/plain': 'x'}, raw=True)"
         assert "is no image that can be read" in await run(client, broken)
 
@@ -142,7 +143,8 @@ async def test_large_images_are_made_smaller_in_the_sandbox(
         serve_with_mcp(data_api.service) as url,
         Client(f"{url}/mcp", read_timeout_seconds=120) as client,
     ):
-        await run(client, f"{noise}\nopen('noise.png', 'wb').write(noise)\nlen(noise)")
+        # What lies in the session's folder is not what it is made smaller with.
+        await run(client, f"{noise}\nopen('noise.png', 'wb').write(noise)\nopen('base64.py', 'w').write('1/0')")
         shown = await call(
             client, "execute_code", code="from IPython.display import Image, display\ndisplay(Image(noise))"
         )

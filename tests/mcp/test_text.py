@@ -140,6 +140,12 @@ def test_a_display_shown_twice_is_updated_in_both_places():
     assert text_of(outputs) == "new\nx\nnew"
 
 
+def test_a_flood_of_displays_of_one_name_takes_no_more_than_a_moment():
+    began = time.monotonic()
+    shown([display("display_data", "a", plain=str(number)) for number in range(50_000)])
+    assert time.monotonic() - began < 5
+
+
 def test_an_update_of_an_earlier_calls_display_is_shown_once():
     outputs = [display("update_display_data", "a", plain="1"), display("update_display_data", "a", plain="2")]
     assert text_of(outputs) == "2"

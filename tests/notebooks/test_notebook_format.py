@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import tracemalloc
 from typing import Any
 
 import hypothesis.strategies as st
@@ -185,6 +186,25 @@ def test_a_notebook_of_an_older_format_becomes_one_of_format_4(major: int) -> No
     ]
     assert notebook["cells"][1]["metadata"] == {"collapsed": True}
     assert notebook["metadata"] == {}
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"worksheets": []}, {"worksheets": [{}]}], ids=["no sheets", "no sheet", "a sheet without cells"]
+)
+def test_an_older_notebook_may_have_nothing_in_it(content: dict[str, Any]) -> None:
+    assert read_notebook({"nbformat": 3, **content})["cells"] == []
+
+
+@pytest.mark.parametrize("key", ["tags", "level"])
+def test_what_is_mended_takes_no_more_room_than_it_came_with(key: str) -> None:
+    many = "ab," * 5_000_000
+    cell = code(metadata={"tags": many}) if key == "tags" else code(cell_type="heading", source="a\n" * 1_000_000)
+    tracemalloc.start()
+    try:
+        read_cell(cell)
+        assert tracemalloc.get_traced_memory()[1] < 40_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
