@@ -122,7 +122,7 @@ async def describe(caller: CallerOf, service: ServiceOf, session_id: str, path: 
     summary="Download a file",
     response_class=StreamingResponse,
     responses={
-        **problems(404, 409, 412, 416),
+        **problems(404, 409, 412, 416, 429),
         200: {"content": _BYTES, "description": "The file's bytes."},
         206: {"content": _BYTES, "description": "Those that Range asked for."},
         304: {"description": "It is as the client knows it."},
@@ -157,7 +157,7 @@ async def download(caller: CallerOf, service: ServiceOf, session_id: str, path: 
         return StreamingResponse(body, selected.status, headers=headers, media_type=_MEDIA_TYPE)
 
 
-@router.get("/text", summary="Read a text file", responses=problems(404, 409))
+@router.get("/text", summary="Read a text file", responses=problems(404, 409, 429))
 async def read_text(
     caller: CallerOf,
     service: ServiceOf,
@@ -182,7 +182,7 @@ async def read_text(
     summary="Download a folder",
     response_class=StreamingResponse,
     responses={
-        **problems(404, 409),
+        **problems(404, 409, 429),
         200: {
             "content": {media_type: next(iter(_BYTES.values())) for media_type in _MEDIA_TYPES.values()},
             "description": "The archive, while it is made.",

@@ -53,7 +53,7 @@ class UploadedFiles(BaseModel):
     "/content",
     status_code=201,
     summary="Upload a file",
-    responses=problems(404, 409, 413, 415, 507),
+    responses=problems(404, 409, 413, 415, 429, 507),
     openapi_extra={"requestBody": {"required": True, "content": _BYTES}},
 )
 async def upload(
@@ -89,7 +89,7 @@ async def upload(
     "/upload",
     status_code=201,
     summary="Upload files as a form",
-    responses=problems(404, 409, 413, 415, 507),
+    responses=problems(404, 409, 413, 415, 429, 507),
     openapi_extra=_MULTIPART,
 )
 async def upload_form(

@@ -5,9 +5,11 @@ import contextlib
 import os
 import stat
 from collections.abc import AsyncGenerator, AsyncIterable, Generator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
-from interpreter.errors import FileExists, FileNotFound, TransferError
+from interpreter.errors import Busy, FileExists, FileNotFound, TransferError
 from interpreter.kernel import tree
 from interpreter.kernel.archive import ArchiveFormat, open_archive
 from interpreter.kernel.control import AgentControl
@@ -16,13 +18,21 @@ from interpreter.kernel.framing import Connect
 from interpreter.kernel.versions import EXCLUSIVE_PUT, knows
 from interpreter.saving import save
 
+MAX_TRANSFERS: Final = 48
+"""Of one session at once: each holds a thread of the agent, which has 64 for them and for all else with files."""
+_TURN_SECONDS: Final = 30.0
+
 
 class SessionFiles:
-    """The files of one session. All that is done with them raises TransferError, GuestUnresponsive, MachineDied."""
+    """The files of one session. All that is done with them raises TransferError, GuestUnresponsive, MachineDied.
+
+    Transfers past MAX_TRANSFERS wait for one to end, and raise Busy when none does.
+    """
 
     def __init__(self, control: AgentControl, connect: Connect) -> None:
         self._control = control
         self._connect = connect
+        self._turns = asyncio.Semaphore(MAX_TRANSFERS)
 
     async def upload(self, source: Path | bytes, path: str, *, mode: int | None = None, overwrite: bool = True) -> int:
         """Write a file of the host, or bytes, to ``path``, whole or not at all; returns its size in bytes.
@@ -57,16 +67,21 @@ class SessionFiles:
         if not overwrite and not knows(EXCLUSIVE_PUT, version):
             # As near to it as an older agent comes.
             await self._check_free(path)
-        return await put_file(self._connect, path, pieces, size=size, mode=mode, overwrite=overwrite, version=version)
+        async with self._turn():
+            return await put_file(
+                self._connect, path, pieces, size=size, mode=mode, overwrite=overwrite, version=version
+            )
 
     async def _check_free(self, path: str) -> None:
         with contextlib.suppress(FileNotFound):
             await self.describe(path)
             raise FileExists(f"{path} is there already")
 
-    def open_download(self, path: str) -> contextlib.AbstractAsyncContextManager[GuestFile]:
+    @asynccontextmanager
+    async def open_download(self, path: str) -> AsyncGenerator[GuestFile]:
         """Read ``path`` piece by piece."""
-        return get_file(self._connect, path, version=self._control.version)
+        async with self._turn(), get_file(self._connect, path, version=self._control.version) as file:
+            yield file
 
     async def download(self, path: str, target: Path | None = None) -> bytes:
         """Read ``path`` into the host's file ``target``, whole or not at all, or return its bytes.
@@ -82,11 +97,23 @@ class SessionFiles:
                 raise TransferError(f"{target} cannot be written: {error.strerror}") from None
         return b""
 
-    def open_archive(
-        self, path: str, output: ArchiveFormat = "tar.gz"
-    ) -> contextlib.AbstractAsyncContextManager[AsyncIterable[bytes]]:
+    @asynccontextmanager
+    async def open_archive(self, path: str, output: ArchiveFormat = "tar.gz") -> AsyncGenerator[AsyncIterable[bytes]]:
         """Read a folder as an archive, piece by piece, while it is made; see `kernel.archive`."""
-        return open_archive(self._connect, path, output, version=self._control.version)
+        async with self._turn(), open_archive(self._connect, path, output, version=self._control.version) as pieces:
+            yield pieces
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncGenerator[None]:
+        try:
+            async with asyncio.timeout(_TURN_SECONDS):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise Busy(f"{MAX_TRANSFERS} files of the session are on their way, and none came to its end") from None
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     async def list_folder(
         self, path: str = ".", *, after: str = "", limit: int = tree.MAX_PAGE, hidden: bool = True

@@ -145,9 +145,9 @@ class Session:
         for codec in codecs:
             codec.sign_with(key)
 
-    async def upload(self, source: Path | bytes, path: str, *, mode: int | None = None) -> int:
+    async def upload(self, source: Path | bytes, path: str, *, mode: int | None = None, overwrite: bool = True) -> int:
         """Write a file of the host, or bytes, to ``path`` in the session; see `SessionFiles.upload`."""
-        return await self.files.upload(source, path, mode=mode)
+        return await self.files.upload(source, path, mode=mode, overwrite=overwrite)
 
     async def download(self, path: str, target: Path | None = None) -> bytes:
         """Read ``path`` in the session; see `SessionFiles.download`."""

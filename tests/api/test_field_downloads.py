@@ -6,11 +6,15 @@ import io
 import os
 import tarfile
 import zipfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 from file_calls import CONTENT, at, code_of, curl, get, put, url
 from served import Api
+
+from interpreter.engine import files
 
 pytestmark = pytest.mark.machine
 
@@ -286,3 +290,25 @@ async def test_a_file_that_is_removed_while_it_is_read_comes_to_its_end(api: Api
         async for piece in pieces:
             size += len(piece)
     assert size == 8_000_000
+
+
+async def test_downloads_that_nobody_takes_do_not_stop_what_else_is_done_with_files(
+    api: Api, session_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_TURN_SECONDS", 0.5)
+    await api.run(session_id, "with open('stalled', 'wb') as f: f.truncate(300_000_000)")
+    async with AsyncExitStack() as stack:
+        stalled: list[AsyncIterator[bytes]] = []
+        for _ in range(files.MAX_TRANSFERS):
+            answer = await stack.enter_async_context(
+                api.client.stream("GET", at(session_id), params={"path": "stalled"})
+            )
+            # One that is let go of would close its answer.
+            stalled.append(answer.aiter_raw())
+            await anext(stalled[-1])
+        assert (await api.client.get(at(session_id, ""), params={"path": "."})).status_code == 200
+        assert await api.printed(session_id, "print('runs')") == "runs\n"
+        refused = await get(api, session_id, "stalled", range="bytes=0-0")
+        assert code_of(refused) == (429, "busy")
+        assert "retry-after" in refused.headers
+    assert (await get(api, session_id, "stalled", range="bytes=0-0")).status_code == 206
