@@ -1,17 +1,34 @@
-"""Answers that may be long: JSON in pieces, sent as fast as the client takes them, never put together as a whole."""
+"""Answers that may be long: in pieces, sent as fast as the client takes them, never put together as a whole."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
+import structlog
 from fastapi import Response
 from fastapi.responses import StreamingResponse
+from starlette.types import Send
 
+from interpreter.errors import InterpreterError
 from interpreter.sessions.outcome import Piece
+
+log = structlog.get_logger(__name__)
 
 PIECE: Final = 64 * 1024
 """Bytes that are sent at once; what a slow client makes wait is not much more."""
+
+
+class BytesOfSession(StreamingResponse):
+    """Bytes as they come out of a session, which may break off: the file has become shorter, the machine has ended."""
+
+    async def stream_response(self, send: Send) -> None:
+        """Called with what takes the answer."""
+        try:
+            await super().stream_response(send)
+        except InterpreterError as error:
+            # The head is sent. The server closes the connection: so the client learns that this is not all.
+            log.warning("an answer broke off", code=error.code)
 
 
 def long_answer(

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from interpreter.api.answers import BytesOfSession
 from interpreter.api.http.caller import CallerOf
 from interpreter.api.http.conditional import Validators, select
 from interpreter.api.http.names import FilePath, FolderPath, JsonPath, attachment, decoded, encoded, path_of, shown
@@ -154,7 +155,7 @@ async def download(caller: CallerOf, service: ServiceOf, session_id: str, path: 
         if request.method == "HEAD":
             return Response(headers=headers, media_type=_MEDIA_TYPE)
         body = _closing(file.part(selected.start, selected.count), stack.pop_all())
-        return StreamingResponse(body, selected.status, headers=headers, media_type=_MEDIA_TYPE)
+        return BytesOfSession(body, selected.status, headers=headers, media_type=_MEDIA_TYPE)
 
 
 @router.get("/text", summary="Read a text file", responses=problems(404, 409, 429))
@@ -208,7 +209,7 @@ async def archive(
             # A length that nobody knows yet is not told.
             return StreamingResponse(_nothing(), headers=headers, media_type=_MEDIA_TYPES[output])
         body = _closing(pieces, stack.pop_all())
-        return StreamingResponse(body, headers=headers, media_type=_MEDIA_TYPES[output])
+        return BytesOfSession(body, headers=headers, media_type=_MEDIA_TYPES[output])
 
 
 @router.post("/folders", status_code=201, summary="Make a folder", responses=problems(404, 409, 507))

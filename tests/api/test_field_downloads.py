@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 from file_calls import CONTENT, at, code_of, curl, get, put, url
 from served import Api
@@ -312,3 +313,21 @@ async def test_downloads_that_nobody_takes_do_not_stop_what_else_is_done_with_fi
         assert code_of(refused) == (429, "busy")
         assert "retry-after" in refused.headers
     assert (await get(api, session_id, "stalled", range="bytes=0-0")).status_code == 206
+
+
+async def test_a_download_that_breaks_off_is_not_taken_for_the_whole(
+    api: Api, shared: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await api.run(shared, "with open('shrinks', 'wb') as f: f.truncate(200_000_000)")
+    with pytest.raises(httpx.RemoteProtocolError):
+        async with api.client.stream("GET", at(shared), params={"path": "shrinks"}) as answer:
+            pieces = answer.aiter_raw()
+            await anext(pieces)
+            await api.run(shared, "open('shrinks', 'r+').truncate(10)")
+            async for _ in pieces:
+                continue
+    await api.run(shared, "import os; os.makedirs('deep/' + '/'.join(['d'] * 300))")
+    with pytest.raises(httpx.RemoteProtocolError):
+        await api.client.get(at(shared, "/archive"), params={"path": "deep"})
+    # It is the session's doing: a line, and no traceback.
+    assert [record.exc_info for record in caplog.records if record.exc_info] == []
