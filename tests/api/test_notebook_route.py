@@ -135,7 +135,7 @@ async def test_a_session_that_ends_gives_the_notebook_so_far(api: Api, session_i
     await api.client.delete(f"/v1/sessions/{session_id}")
     result = await running
     assert (result["status"], result["failed_cell"]) == ("failed", 1)
-    assert "the session ended (user)" in result["error"]["message"]
+    assert (result["error"]["code"], result["error"]["message"]) == ("session_ended", "the session was stopped")
     assert printed(result)[0] == "1\n"
 
 
