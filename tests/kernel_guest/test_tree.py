@@ -312,13 +312,22 @@ GOOD = {"name": "b", "type": "file", "size": 1, "mode": 0o644, "mtime_ns": 1, "t
         {"entries": [{**GOOD, "name": ".."}], "more": False},
         {"entries": [{**GOOD, "name": "a"}], "more": True},
         {"entries": [{**GOOD, "name": "c"}, GOOD], "more": False},
+        {"entries": [{**GOOD, "name": b"../\xff"}], "more": False},
+        {"entries": [{**GOOD, "name": b"\xff\0"}], "more": False},
+        {"entries": [{**GOOD, "name": b"\xff" * 2000}], "more": False},
+        {"entries": [{**GOOD, "name": b""}], "more": False},
+        {"entries": [{**GOOD, "name": b"\xff"}, {**GOOD, "name": b"\xfe"}], "more": False},
+        {"entries": [{**GOOD, "name": "c\ud800"}], "more": False},
+        {"entries": [{**GOOD, "name": ["c"]}], "more": False},
+        {"entries": [{**GOOD, "target": b"\xff" * 20_000}], "more": False},
+        {"entries": [{**GOOD, "target": 5}], "more": False},
         {"entries": [{**GOOD, "size": -1}], "more": False},
         {"entries": [{**GOOD, "type": "door"}], "more": False},
         {"entries": [{**GOOD, "mode": "644"}], "more": False},
         {"entries": [5], "more": False},
         {"entries": {"a": 1}, "more": False},
     ],
-    ids=str,
+    ids=lambda answer: repr(answer)[:120].encode("ascii", "backslashreplace").decode(),
 )
 async def test_a_listing_that_cannot_be_is_the_guests_fault(
     guest: Guest, answer: dict[str, object], monkeypatch: pytest.MonkeyPatch
