@@ -14,6 +14,7 @@ from interpreter.api import (
     notebooks,
     operations,
     problems,
+    reference,
     sessions,
     tunnel,
     uploads,
@@ -63,7 +64,10 @@ def create_app(service: Service) -> FastAPI:
     """The ASGI application of an open service."""
     metrics = Metrics()
     metrics.watch(service.sessions)
-    app = FastAPI(title="interpreter", version=version("interpreter"), description=_ABOUT)
+    # Their own pages load scripts from elsewhere.
+    app = FastAPI(
+        title="interpreter", version=version("interpreter"), description=_ABOUT, docs_url=None, redoc_url=None
+    )
     app.state.metrics = metrics
     app.state.service = service
     # The last one added is the first to see a request.
@@ -73,8 +77,9 @@ def create_app(service: Service) -> FastAPI:
     if tracing.is_configured():
         app.add_middleware(tracing.TracingMiddleware)
     problems.install(app)
-    for module in (sessions, executions, commands, notebooks, files, uploads, tunnel, usage, operations):
+    for module in (sessions, executions, commands, notebooks, files, uploads, tunnel, usage, operations, reference):
         app.include_router(module.router)
     for module in (kernelspecs, kernels, channels, jupyter_sessions, status):
         app.include_router(module.router)
+    app.mount(reference.ASSETS, reference.assets)
     return app
