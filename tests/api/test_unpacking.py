@@ -1,5 +1,6 @@
 """Packed bodies come out as they went in, in pieces of any size; what is not what it says is refused."""
 
+import asyncio
 import gzip
 import os
 import zlib
@@ -10,11 +11,12 @@ from fastapi import FastAPI, Request
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
+from starlette.types import Message
 
 from interpreter import Settings
 from interpreter.api import problems
 from interpreter.api.http.limits import BodyLimitMiddleware
-from interpreter.api.http.unpacking import Coding, UnknownCoding, Unpacker, coding_of
+from interpreter.api.http.unpacking import Coding, UnknownCoding, Unpacker, coding_of, unpacked
 
 
 def raw_deflate(data: bytes) -> bytes:
@@ -131,3 +133,23 @@ async def test_another_coding_is_refused_with_those_there_are(client: httpx.Asyn
     refused = await client.put("/v1/sessions/x/files/content", content=b"x", headers=headers)
     assert (refused.status_code, refused.headers["accept-encoding"]) == (415, "gzip, deflate")
     assert "zstd" in refused.json()["error"]["message"]
+
+
+async def test_others_have_their_turn_while_much_is_unpacked() -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": gzip.compress(bytes(10_000_000)), "more_body": False}
+
+    _, receive_unpacked = unpacked({"type": "http", "headers": []}, receive, "gzip")
+    counting = asyncio.create_task(count())
+    while (await receive_unpacked())["more_body"]:
+        continue
+    counting.cancel()
+    assert turns >= 10_000_000 // (256 * 1024)

@@ -1,5 +1,6 @@
 """Bodies that come packed (Content-Encoding): unpacked piece by piece, as far as they are asked for."""
 
+import asyncio
 import zlib
 from collections.abc import Iterator
 from typing import Final, Literal
@@ -86,6 +87,8 @@ def unpacked(scope: Scope, receive: Receive, coding: Coding) -> tuple[Scope, Rec
         while not ended:
             try:
                 if piece := next(pieces, b""):
+                    # Little that comes is much that is unpacked, and who reads it need not wait for anything.
+                    await asyncio.sleep(0)
                     return {"type": "http.request", "body": piece, "more_body": True}
                 if not more:
                     unpacker.finish()
