@@ -50,7 +50,7 @@ InterpreterError
 Each class has a ``code`` that never changes; fronts map it to their own protocol.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class InterpreterError(Exception):
@@ -65,6 +65,12 @@ class InterpreterError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}. {self.hint}" if self.hint else self.message
+
+    def anew(self) -> Self:
+        """The same error for one more who meets it: one that is kept gathers what lies in all frames that it passes."""
+        another = type(self).__new__(type(self), *self.args)
+        another.__dict__.update(self.__dict__)
+        return another
 
     def as_json(self) -> dict[str, str | None]:
         """As every front tells it to programs."""

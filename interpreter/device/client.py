@@ -43,7 +43,7 @@ class Listener:
         item = await self._waiting.get()
         if isinstance(item, InterpreterError):
             self._waiting.put_nowait(item)
-            raise item
+            raise item.anew()
         self._device.post(self)
         return item
 

@@ -46,7 +46,7 @@ class Command:
         # For whoever iterates again.
         self._outputs.put_nowait(None)
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.anew()
         self.status = self._ended
 
     async def wait(self) -> int:
@@ -89,7 +89,7 @@ class Command:
                     raise MachineDied("the guest ended before the command")
                 await self._take(frame)
         except InterpreterError as error:
-            self._failure = error
+            self._failure = error.anew()
         except OSError as error:
             self._failure = MachineDied(f"the machine ended while a command ran: {error}")
         self._room.set()
@@ -122,7 +122,7 @@ class Command:
     async def _send(self, kind: Kind, body: dict[str, object]) -> None:
         if self._over:
             if self._failure is not None:
-                raise self._failure
+                raise self._failure.anew()
             return
         try:
             await self._stream.send(kind, body)

@@ -40,7 +40,7 @@ class Inbox:
         """The next message. Raises what ended the connection, after all that came before."""
         while not self._items:
             if self._failure is not None:
-                raise self._failure
+                raise _anew(self._failure)
             self._arrived.clear()
             await self._arrived.wait()
         arrival, size = self._items.popleft()
@@ -103,11 +103,11 @@ class KernelConnection:
     async def send(self, channel: str, message: Message) -> None:
         """Send a message on shell, control or stdin. Raises KernelDied and what else ended the connection."""
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.anew()
         try:
             await self._channels.send(channel, self.codec.serialise(message))
         except KernelDied as error:
-            raise self._failure or error from None
+            raise (self._failure or error).anew() from None
 
     @contextmanager
     def replies(self, message: Message) -> Generator[Inbox]:
@@ -139,9 +139,9 @@ class KernelConnection:
     def kernel_died(self, error: InterpreterError) -> None:
         """Give an error to all who wait now and all who come, until the kernel is restarted."""
         if self._failure is None:
-            self._failure = error
+            self._failure = error.anew()
             for inbox in self._inboxes.values():
-                inbox.fail(error)
+                inbox.fail(self._failure)
 
     def kernel_restarted(self) -> None:
         """There is a new kernel behind the same channels; who waited for the old one waits in vain."""
@@ -199,6 +199,10 @@ class KernelConnection:
                 inbox.fail(error)
             else:
                 await inbox.put((channel, whole), message.size + _MESSAGE_BYTES)
+
+
+def _anew(error: Exception) -> Exception:
+    return error.anew() if isinstance(error, InterpreterError) else error
 
 
 async def _whole(codec: Codec, message: RawMessage) -> Message:

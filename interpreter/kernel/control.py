@@ -36,7 +36,7 @@ class AgentControl:
     async def call(self, operation: str, *, timeout: float, **arguments: object) -> dict[str, Any]:
         """Ask the agent for something. Raises GuestRefused, GuestUnresponsive, MachineDied, GuestMisbehaved."""
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.anew()
         check_known(operation, self.version)
         self._last += 1
         number = self._last
@@ -48,7 +48,7 @@ class AgentControl:
         except TimeoutError:
             raise GuestUnresponsive(f"the guest did not answer `{operation}` within {timeout:g} s") from None
         except ConnectionError as error:
-            raise self._failure or MachineDied("the machine ended") from error
+            raise (self._failure or MachineDied("the machine ended")).anew() from error
         finally:
             del self._calls[number]
 
@@ -72,12 +72,12 @@ class AgentControl:
                     continue
                 self._settle(frame.kind, frame.body, error_of(frame))
         except InterpreterError as error:
-            self._failure = error
+            self._failure = error.anew()
         except OSError:
             self._failure = MachineDied("the machine ended")
         for future in self._calls.values():
             if not future.done():
-                future.set_exception(self._failure)
+                future.set_exception(self._failure.anew())
         return self._failure
 
     def _settle(self, kind: Kind, body: dict[str, Any], error: InterpreterError) -> None:

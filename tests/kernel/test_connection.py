@@ -107,6 +107,20 @@ async def test_what_waits_for_readers_is_bounded_in_bytes_and_one_always_fits() 
     assert room.held == 0
 
 
+async def test_an_error_that_many_get_does_not_gather_what_they_were_at(
+    relay: Relay, connection: KernelConnection
+) -> None:
+    request = CODEC.request("execute_request", {})
+    with connection.replies(request) as inbox:
+        relay.send("iopub", [b"no message"])
+        depths: list[int] = []
+        for get in (inbox.get, inbox.get, lambda: connection.send("shell", request), inbox.get):
+            with pytest.raises(GuestMisbehaved) as caught:
+                await get()
+            depths.append(len(caught.traceback))
+    assert depths[0] == depths[1] == depths[3]
+
+
 async def test_a_stream_that_always_has_more_leaves_others_their_turn(relay: Relay) -> None:
     count = 1000
     turns = 0

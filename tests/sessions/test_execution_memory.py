@@ -1,6 +1,7 @@
 """Executions of a session: code is let go of when it has run, outputs are kept once, both within the session's room."""
 
 import asyncio
+import gc
 import json
 import socket
 from collections.abc import AsyncGenerator
@@ -13,7 +14,7 @@ import pytest
 from interpreter import Settings
 from interpreter.clock import SystemClock
 from interpreter.engine.kernel import Kernel
-from interpreter.errors import Busy
+from interpreter.errors import Busy, KernelDied
 from interpreter.kernel.channels import MAIN, KernelChannels
 from interpreter.kernel.connection import KernelConnection
 from interpreter.kernel.framing import FrameStream
@@ -114,6 +115,18 @@ async def test_code_that_has_run_is_not_held_any_more(fixture: Fixture) -> None:
         # One rare character: each takes four bytes.
         await fixture.run("1#\U0001f600" + "x" * 1_000_000)
     assert fixture.memory.held < 100_000
+
+
+async def test_code_for_a_kernel_that_is_dead_is_not_held_by_the_error_that_all_get(fixture: Fixture) -> None:
+    fixture.executions.kernel(MAIN).connection.kernel_died(KernelDied("it ended"))
+    for _ in range(5):
+        running = await fixture.run("1#" + "x" * 1_000_000)
+        assert running.outcome is not None
+        assert running.outcome.status == "kernel_died"
+        assert running.task is not None
+        await asyncio.wait({running.task})
+    gc.collect()
+    assert not [one for one in gc.get_objects() if isinstance(one, ExecutionRequest)]
 
 
 async def test_code_that_waits_is_counted_and_what_does_not_fit_is_refused(fixture: Fixture) -> None:
