@@ -101,15 +101,18 @@ def install(app: FastAPI) -> None:
 
     async def ours(_: Request, error: Exception) -> Refusal:
         assert isinstance(error, InterpreterError)  # noqa: S101  (it is registered for these)
+        _let_go(error)
         return refusal_of(error)
 
     async def invalid(_: Request, error: Exception) -> Refusal:
         assert isinstance(error, RequestValidationError)  # noqa: S101
+        _let_go(error)
         faults = [_fault(fault) for fault in error.errors()]
         return answer(422, "invalid_request", "; ".join(faults)[:2000], "See /docs for what this route takes")
 
     async def http(_: Request, error: Exception) -> Refusal:
         assert isinstance(error, HTTPException)  # noqa: S101
+        _let_go(error)
         return refusal_of_http(error)
 
     async def gone(_: Request, __: Exception) -> Refusal:
@@ -172,6 +175,11 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The ``responses`` of a route that may answer with these errors, besides those that every route has."""
     every = {*statuses, 400, 401, 403, 422, 500, 503}
     return {status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in sorted(every)}
+
+
+def _let_go(error: Exception) -> None:
+    # FastAPI raises from a variable, and that from what a parser said: error and frames hold each other, and the body.
+    error.__traceback__ = error.__cause__ = error.__context__ = None
 
 
 def _fault(fault: Any) -> str:

@@ -88,7 +88,7 @@ NOISES: dict[str, Noise] = {
     "many numbers": lambda it: many(it, ZEROS, 2),
     "many objects": lambda it: many(it, OBJECTS, 2),
     "many prints": lambda it: many(it, PRINTS, 1),
-    "long code": lambda it: many(it, "'\U0001f600" + "x" * 900_000 + "';", 40),
+    "long code": lambda it: many(it, "'\U0001f600" + "x" * 7_900_000 + "';", 10),
     "kept outputs": lambda it: many(it, OUTPUT, 8),
     "bodies of many objects": lambda it: bodies(it, 20),
 }

@@ -3,7 +3,6 @@
 A body that comes packed is unpacked here, so that its bounds are those of what comes out.
 """
 
-import gc
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -19,7 +18,6 @@ from interpreter.kernel.turns import in_turns
 from interpreter.settings import Settings
 
 _JSON_LIMIT: Final = 16 * 1024 * 1024
-_LARGE: Final = 1024 * 1024
 _MULTIPART_OVERHEAD: Final = 1024 * 1024
 _NOTEBOOKS: Final = "/v1/notebooks/execute"
 
@@ -70,13 +68,9 @@ class BodyLimitMiddleware:
             return
         except ClientDisconnect:
             return
-        large = len(body) > _LARGE
         again = _again(body, receive)
         del body
         await self._app(scope, again, send)
-        if large:
-            # A request and what is made of it hold each other; the collector would come after many of them.
-            gc.collect()
 
     def _limit_of(self, path: str) -> int:
         if path.endswith("/files/upload"):
