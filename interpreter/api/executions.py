@@ -2,22 +2,25 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.config import JsonDict
 
 from interpreter.api.answers import long_answer
+from interpreter.api.bodies import long_body
 from interpreter.api.contexts import CONTEXT_PATTERN, ContextName
 from interpreter.api.events import MEDIA_TYPE, EventStream, journal_events, last_event, unless_gone, wants_events
 from interpreter.api.http.caller import CallerOf
 from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf
 from interpreter.deadline import deadline
-from interpreter.errors import NotFound
+from interpreter.errors import InvalidRequest, NotFound
 from interpreter.kernel.channels import MAIN
 from interpreter.kernel.execution import ExecutionOptions
+from interpreter.kernel.limits import parse_json
 from interpreter.sessions.executions import ExecutionRequest, RunningExecution
 from interpreter.sessions.live import LiveSession
 from interpreter.sessions.outcome import ExecutionOutcome, Piece
@@ -113,6 +116,19 @@ class ContextList(BaseModel):
     contexts: list[ContextBody]
 
 
+_SCHEMA: Final = ExecuteBody.model_json_schema()
+
+
+async def _body(request: Request) -> ExecuteBody:
+    data = await long_body(request)
+    try:
+        return ExecuteBody.model_validate(parse_json(data))
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from None
+    except ValueError as error:
+        raise InvalidRequest(f"the body is not JSON: {str(error)[:200]}") from None
+
+
 @router.post(
     "/execute",
     summary="Run code",
@@ -125,8 +141,15 @@ class ContextList(BaseModel):
         },
         202: {"model": ExecutionView, "description": "Detached: it runs on by itself."},
     },
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}},
 )
-async def execute(caller: CallerOf, service: ServiceOf, session_id: str, body: ExecuteBody, request: Request) -> Any:
+async def execute(
+    caller: CallerOf,
+    service: ServiceOf,
+    session_id: str,
+    body: Annotated[ExecuteBody, Depends(_body)],
+    request: Request,
+) -> Any:
     """Run code in a kernel of the session, behind what was sent there before.
 
     With `Accept: text/event-stream` each output is an event as it comes (`started`, `stream`, `display_data`,

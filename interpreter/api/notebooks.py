@@ -10,12 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.config import JsonDict
 
 from interpreter.api.answers import in_pieces, long_answer
+from interpreter.api.bodies import long_body
 from interpreter.api.contexts import CONTEXT_PATTERN
 from interpreter.api.events import MEDIA_TYPE, EventStream, journal_events, unless_gone, wants_events
 from interpreter.api.http.caller import CallerOf
 from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf
-from interpreter.errors import InvalidRequest
 from interpreter.kernel.paths import MAX_PATH
 from interpreter.notebooks.format import parse_notebook
 from interpreter.notebooks.run import NotebookRequest, RunningNotebook, start_notebook
@@ -154,9 +154,7 @@ _SCHEMA: Final = NotebookBody.model_json_schema()
 
 async def _body(request: Request) -> NotebookBody:
     # Not by FastAPI, which parses in the event loop: a notebook may have 100 MB.
-    if not request.headers.get("content-type", "").lower().startswith("application/json"):
-        raise InvalidRequest("the body is not JSON", hint="Send it with Content-Type: application/json")
-    data = await request.body()
+    data = await long_body(request)
     try:
         return await asyncio.to_thread(lambda: NotebookBody.model_validate(parse_notebook(data)))
     except ValidationError as error:

@@ -46,7 +46,7 @@ class Session:
         """The kernel that every session has from the start."""
         self.memory = SessionMemory(_MEMORY)
         """What this process holds for it."""
-        guest.connection.share(self.memory.under_way)
+        guest.connection.share(self.memory)
         self._renewal = renewal
         self._kernels = {MAIN: self.main}
         self._connections: dict[str, contextlib.AsyncExitStack] = {}
@@ -99,7 +99,7 @@ class Session:
             context = connect_kernel(self.vsock.connect, key=key, session=session, context=name)
             connection = await stack.enter_async_context(context)
             self._connections[name] = stack.pop_all()
-        connection.share(self.memory.under_way)
+        connection.share(self.memory)
         kernel = self._kernels[name] = Kernel(self.id, name, self.control, connection)
         return kernel
 

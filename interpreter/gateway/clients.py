@@ -59,6 +59,7 @@ class KernelClient:
         self._channels = channels
         self._codec = codec
         channels.share(memory.under_way)
+        self._sent = memory.sent
         stalled = "it took nothing of what was sent to it"
         self._outbox = Outbox(limit, memory.kept, self._cut, lambda: self._lose(stalled))
         self._lost: asyncio.Future[str] | None = None
@@ -93,7 +94,8 @@ class KernelClient:
 
     async def send(self, message: ClientMessage) -> None:
         """Send to the kernel, signed. Raises KernelDied."""
-        await self._channels.send(message.channel, self._codec.signed(message.parts))
+        async with self._sent.holding(sum(map(len, message.parts))):
+            await self._channels.send(message.channel, self._codec.signed(message.parts))
 
     async def receive(self) -> Item:
         """The next message for it. Raises KernelDied when no more come."""

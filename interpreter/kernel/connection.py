@@ -11,7 +11,7 @@ from interpreter.errors import GuestMisbehaved, GuestUnresponsive, InterpreterEr
 from interpreter.events import OUTPUT_TYPES
 from interpreter.kernel.channels import MAIN, KernelChannels, open_channels
 from interpreter.kernel.framing import Connect
-from interpreter.kernel.memory import Room
+from interpreter.kernel.memory import Room, SessionMemory
 from interpreter.kernel.message import Codec, Message, RawMessage
 from interpreter.kernel.turns import MUCH, in_turns
 
@@ -83,6 +83,7 @@ class KernelConnection:
         """Told when the kernel has sent what is no message of its own; nothing it says counts until it is restarted."""
         self._inboxes: dict[str, Inbox] = {}
         self._room = Room(_INBOX_BYTES)
+        self._sent = Room(_INBOX_BYTES)
         self._failure: InterpreterError | None = None
         self._ended = False
 
@@ -91,9 +92,10 @@ class KernelConnection:
         """Bytes of messages that wait for their readers."""
         return self._room.held
 
-    def share(self, room: Room) -> None:
-        """Count what is under way in a room that is shared with the session's other streams."""
-        self._channels.share(room)
+    def share(self, memory: SessionMemory) -> None:
+        """Count what is under way, both ways, in the session's memory."""
+        self._channels.share(memory.under_way)
+        self._sent = memory.sent
 
     @property
     def is_dead(self) -> bool:
@@ -105,7 +107,9 @@ class KernelConnection:
         if self._failure is not None:
             raise self._failure.anew()
         try:
-            await self._channels.send(channel, self.codec.serialise(message))
+            parts = self.codec.serialise(message)
+            async with self._sent.holding(sum(map(len, parts))):
+                await self._channels.send(channel, parts)
         except KernelDied as error:
             raise (self._failure or error).anew() from None
 

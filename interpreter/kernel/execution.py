@@ -119,9 +119,11 @@ class Execution:
         deadline = None if self._options.timeout is None else asyncio.get_running_loop().time() + self._options.timeout
         with self._connection.replies(self._request) as inbox:
             try:
-                await self._connection.send("shell", self._request)
-                # It may be long, and is not needed any more.
-                self._request.content.clear()
+                try:
+                    await self._connection.send("shell", self._request)
+                finally:
+                    # It may be long, and is not needed any more, whether or not it went out.
+                    self._request.content.clear()
                 idle = False
                 while not (idle and self._reply is not None):
                     try:

@@ -1,10 +1,14 @@
 """What this process holds for one session, counted in bytes and bounded: what is kept, and what is under way."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Final
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, cast
 
 _KEPT_SHARE: Final = 2 / 3
+SMALL: Final = 64 * 1024
+"""Bytes that are counted but never waited with: what ends or interrupts something long is as short as that."""
 
 
 class Room:
@@ -39,6 +43,18 @@ class Room:
             await self._freed.wait()
         self.take(size)
 
+    @asynccontextmanager
+    async def holding(self, size: int) -> AsyncGenerator[None]:
+        """While the block runs ``size`` bytes are taken; entered when they fit, or are few."""
+        if size > SMALL:
+            await self.wait_for(size)
+        else:
+            self.take(size)
+        try:
+            yield
+        finally:
+            self.give_back(size)
+
     async def freed(self) -> None:
         """Return when something was given back."""
         await self._freed.wait()
@@ -48,21 +64,39 @@ class Room:
 
 
 class SessionMemory:
-    """The room of one session: ``kept`` for requests, outputs and what waits for readers, ``under_way`` for messages.
+    """The room of one session: ``kept`` for requests, outputs and what waits for readers; what is under way apart.
 
-    Apart from each other, so that a session that keeps all it may can still be told that something has ended.
+    That is ``under_way`` for messages from the guest, ``sent`` for those to it and bodies of requests. Apart from each
+    other, so that a session that keeps all it may can still be told that something has ended, and none waits for what
+    itself holds up.
     """
 
     def __init__(self, limit: float) -> None:
-        self.kept = Room(limit * _KEPT_SHARE)
-        self.under_way = Room(limit - self.kept.limit)
+        self.kept = Room(0)
+        self.under_way = Room(0)
+        self.sent = Room(0)
+        self.set_limit(limit)
 
     @property
     def held(self) -> int:
         """Bytes that are held now."""
-        return self.kept.held + self.under_way.held
+        return self.kept.held + self.under_way.held + self.sent.held
 
     def set_limit(self, limit: float) -> None:
         """Give it another size."""
         self.kept.limit = limit * _KEPT_SHARE
-        self.under_way.limit = limit - self.kept.limit
+        self.under_way.limit = self.sent.limit = (limit - self.kept.limit) / 2
+
+
+def size_of(value: object) -> int:
+    """Bytes that JSON takes when it is parsed: text with one rare character in it takes four for each."""
+    size = 0
+    left = [value]
+    while left:
+        one = left.pop()
+        size += sys.getsizeof(one)
+        if isinstance(one, dict):
+            left += cast("dict[str, Any]", one).values()
+        elif isinstance(one, list):
+            left += cast("list[Any]", one)
+    return size

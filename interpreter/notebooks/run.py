@@ -16,13 +16,14 @@ from interpreter.clock import Clock, SystemClock
 from interpreter.errors import InterpreterError, InvalidRequest, TooLarge
 from interpreter.kernel.channels import MAIN
 from interpreter.kernel.execution import ExecutionOptions
+from interpreter.kernel.memory import size_of
 from interpreter.kernel.outputs import is_exit
 from interpreter.kernel.paths import check_path
 from interpreter.notebooks.cells import ends_well, is_run, may_raise, notebook_to_run
 from interpreter.notebooks.format import Notebook, as_file, as_members, fill_metadata, parse_notebook
 from interpreter.notebooks.outputs import NotebookOutputs
 from interpreter.notebooks.parameters import inject_parameters
-from interpreter.sessions.executions import ExecutionRequest, RunningExecution
+from interpreter.sessions.executions import ExecutionRequest, RunningExecution, no_room
 from interpreter.sessions.journal import Journal
 from interpreter.sessions.live import LiveSession
 from interpreter.sessions.outcome import NotebookOutcome
@@ -68,6 +69,7 @@ class RunningNotebook:
         live: LiveSession,
         context: str,
         notebook: Notebook,
+        size: int,
         request: NotebookRequest,
         output_limit: int,
         opened: AsyncExitStack,
@@ -83,6 +85,8 @@ class RunningNotebook:
         self._notebook = notebook
         self._request = request
         self._outputs = NotebookOutputs(output_limit, self._room)
+        self._held = size
+        self._room.take(size)
         self._opened = opened
         self._clock = clock
         self._closing: asyncio.Task[None] | None = None
@@ -98,6 +102,8 @@ class RunningNotebook:
         await asyncio.wait({self._task})
         self.journal.forget()
         self._outputs.close()
+        self._room.give_back(self._held)
+        self._held = 0
         # Also when it was cancelled before its first step.
         await self._release()
 
@@ -123,6 +129,9 @@ class RunningNotebook:
             )
             head = outcome.model_dump()
             self.answer = await asyncio.to_thread(lambda: list(as_members(head, self._notebook)))
+            answered = sum(map(len, self.answer))
+            self._room.take(answered)
+            self._held += answered
         finally:
             try:
                 await self._release()
@@ -265,8 +274,11 @@ async def start_notebook(
             path = request.path or ""
             data = await _read(live, path, limit)
             notebook = await asyncio.to_thread(lambda: _prepared(parse_notebook(data, path), request))
+        size = await asyncio.to_thread(size_of, notebook)
+        if not live.session.memory.kept.fits(size):
+            raise no_room()
         context = await stack.enter_async_context(_context(sessions, live, request))
-        return RunningNotebook(live, context, notebook, request, limit, stack.pop_all(), clock or SystemClock())
+        return RunningNotebook(live, context, notebook, size, request, limit, stack.pop_all(), clock or SystemClock())
 
 
 def _prepared(value: object, request: NotebookRequest) -> Notebook:

@@ -135,8 +135,7 @@ class Executions:
         # What it really takes: text with one rare character in it takes four bytes for each.
         size = sys.getsizeof(request.code)
         if not self._room.fits(size):
-            hint = "Wait until what runs has ended; long code runs from a file"
-            raise Busy("what runs in this session takes all the memory that it may", hint=hint, retry_after=1)
+            raise no_room()
         journal = Journal(self._settings.output_limit, self._room)
         execution = RunningExecution(request, self._session.id, journal, self._clock.now())
         self._running[execution.id] = execution
@@ -270,3 +269,9 @@ class Executions:
     def _let_go(self, execution: RunningExecution) -> None:
         self._room.give_back(execution.code_size)
         execution.code_size = 0
+
+
+def no_room() -> Busy:
+    """What somebody gets whose code or notebook does not fit beside what the session keeps."""
+    hint = "Wait until what runs has ended; long code runs from a file"
+    return Busy("what runs in this session takes all the memory that it may", hint=hint, retry_after=1)

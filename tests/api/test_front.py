@@ -20,8 +20,10 @@ async def test_the_description_names_every_error_and_has_examples(api: Api) -> N
                 if int(status) >= 400:
                     assert response["content"]["application/json"]["schema"]["$ref"] == problem, f"{where} {status}"
     schemas: dict[str, Any] = document["components"]["schemas"]
-    for name in ("NewTimeout", "ExecuteBody", "ExecutionResult", "SessionView", "CommandBody", "Move"):
+    for name in ("NewTimeout", "ExecutionResult", "SessionView", "CommandBody", "Move"):
         assert schemas[name]["example"], name
+    for path in ("/v1/sessions/{session_id}/execute", "/v1/notebooks/execute"):
+        assert document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["example"], path
 
 
 async def test_metrics_count_by_route_not_by_session(api: Api, shared: str) -> None:

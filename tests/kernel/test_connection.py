@@ -8,14 +8,17 @@ from dataclasses import dataclass
 import pytest
 
 from interpreter.errors import GuestMisbehaved
+from interpreter.gateway.clients import KernelClient
 from interpreter.kernel.channels import KernelChannels
 from interpreter.kernel.connection import Inbox, KernelConnection
 from interpreter.kernel.framing import FrameStream
-from interpreter.kernel.memory import Room
+from interpreter.kernel.memory import Room, SessionMemory
 from interpreter.kernel.message import Codec
+from interpreter.kernel.websocket import ClientMessage
 from kernel_guest.frames import MAX_CONTROL, MAX_MESSAGE, Frame, Kind, encode
 
 SECONDS = 30.0
+MIB = 1024 * 1024
 CODEC = Codec(b"key", "session")
 
 
@@ -23,6 +26,7 @@ CODEC = Codec(b"key", "session")
 class Relay:
     """The guest's end of a kernel's stream."""
 
+    reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     stream: FrameStream
 
@@ -34,8 +38,8 @@ class Relay:
 async def relay() -> AsyncGenerator[Relay]:
     ours, theirs = socket.socketpair()
     stream = FrameStream(*await asyncio.open_connection(sock=ours), limit=MAX_MESSAGE)
-    _, writer = await asyncio.open_connection(sock=theirs)
-    yield Relay(writer, stream)
+    reader, writer = await asyncio.open_connection(sock=theirs, limit=MAX_MESSAGE)
+    yield Relay(reader, writer, stream)
     writer.close()
     stream.writer.close()
 
@@ -164,3 +168,30 @@ async def test_frames_of_streams_that_share_a_room_come_in_turn(relay: Relay) ->
     assert room.held == len(frame) - 4
     relay.stream.close()
     assert room.held == 0
+
+
+async def test_what_goes_to_a_guest_that_takes_nothing_is_counted_and_waits_its_turn_unless_it_is_short(
+    relay: Relay, connection: KernelConnection
+) -> None:
+    memory = SessionMemory(24 * MIB)
+    connection.share(memory)
+    client = KernelClient("client", KernelChannels(relay.stream), CODEC, 1, memory)
+    long = CODEC.request("execute_request", {"code": "x" * 3 * MIB})
+    parts = CODEC.serialise(long)[2:]
+    sending = [
+        asyncio.create_task(connection.send("shell", long)),
+        asyncio.create_task(client.send(ClientMessage("shell", "execute_request", parts))),
+        asyncio.create_task(client.send(ClientMessage("control", "interrupt_request", [b"{}"] * 4))),
+    ]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    # The second does not fit beside the first.
+    assert 3 * MIB < memory.sent.held == memory.held < 4 * MIB
+    received = FrameStream(relay.reader, relay.writer, limit=MAX_MESSAGE)
+    async with asyncio.timeout(SECONDS):
+        kinds = [CODEC.verify(frame.body["parts"]).size for _ in range(1) if (frame := await received.receive())]
+        kinds += [len(frame.body["parts"][-1]) for _ in range(2) if (frame := await received.receive())]
+        await asyncio.gather(*sending)
+    assert memory.held == 0
+    assert [size > 3 * MIB for size in kinds] == [True, False, True]
+    await client.close("it is over")
