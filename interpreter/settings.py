@@ -118,7 +118,8 @@ class Settings(BaseSettings):
     session_buffer_mb: int = Field(
         default=96,
         ge=16,
-        description="Memory of the service for one session, in MiB: code, outputs, messages, what waits for readers.",
+        description="Memory of the service for one session, in MiB: code, notebooks, outputs, messages, bodies of "
+        "requests, what waits for readers.",
     )
     output_limit: int = Field(default=10_000_000, ge=1, description="Bytes of output that one execution keeps.")
     upload_limit: int = Field(default=100_000_000, ge=1, description="Bytes that one request may upload or bring.")
