@@ -10,6 +10,7 @@ from pydantic.config import JsonDict
 from interpreter.api.http.caller import CallerOf
 from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf
+from interpreter.clock import Clock
 from interpreter.store.paging import Page
 from interpreter.store.records import NetworkMode, NewSession, Reason, SessionRecord, State, Timeout, TimeoutMode
 
@@ -92,7 +93,7 @@ async def create(caller: CallerOf, service: ServiceOf, wanted: NewSession, respo
     """
     record = await service.sessions.create(caller.tenant, wanted)
     response.headers["Location"] = f"/v1/sessions/{record.id}"
-    return view_of(record)
+    return view_of(record, service.sessions.clock)
 
 
 @router.get("", summary="List sessions", responses=problems())
@@ -106,28 +107,29 @@ async def page(
 ) -> SessionList:
     """Sessions that run and sessions that are over, newest first."""
     records, cursor = await service.sessions.page(caller.tenant, Page(limit, after), state=state, template=template)
-    return SessionList(sessions=[view_of(record) for record in records], next=cursor)
+    return SessionList(sessions=[view_of(record, service.sessions.clock) for record in records], next=cursor)
 
 
 @router.get("/{session_id}", summary="Look at a session", responses=problems(404))
 async def look(caller: CallerOf, service: ServiceOf, session_id: str) -> SessionView:
     """One session, also when it is over."""
-    return view_of(await service.sessions.find(caller.tenant, session_id))
+    return view_of(await service.sessions.find(caller.tenant, session_id), service.sessions.clock)
 
 
 @router.delete("/{session_id}", summary="Stop a session", responses=problems(404))
 async def stop(caller: CallerOf, service: ServiceOf, session_id: str) -> SessionView:
     """End it at once. Stopping what is over already changes nothing."""
-    return view_of(await service.sessions.stop(caller.tenant, session_id))
+    return view_of(await service.sessions.stop(caller.tenant, session_id), service.sessions.clock)
 
 
 @router.post("/{session_id}/timeout", summary="Give a session more time", responses=problems(404, 409))
 async def extend(caller: CallerOf, service: ServiceOf, session_id: str, wanted: NewTimeout) -> SessionView:
     """Set its timeout anew, counted as its mode says: from its start, or from its last use."""
-    return view_of(await service.sessions.extend(caller.tenant, session_id, wanted.timeout_seconds))
+    record = await service.sessions.extend(caller.tenant, session_id, wanted.timeout_seconds)
+    return view_of(record, service.sessions.clock)
 
 
-def view_of(record: SessionRecord) -> SessionView:
+def view_of(record: SessionRecord, clock: Clock) -> SessionView:
     """A record as a caller sees it."""
     return SessionView(
         **record.model_dump(
@@ -141,7 +143,7 @@ def view_of(record: SessionRecord) -> SessionView:
         started_at=_time(record.started_at) if record.started_at else None,
         stopped_at=_time(record.stopped_at) if record.stopped_at else None,
         last_used_at=_time(record.last_used_at),
-        expires_at=None if record.state.is_over else _time(record.expires_at),
+        expires_at=None if record.state.is_over else _time(record.expires_at(clock)),
     )
 
 

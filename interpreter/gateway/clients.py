@@ -338,7 +338,7 @@ class KernelClients:
             self._start(self._revive(status))
 
     async def _revive(self, status: int | None) -> None:
-        self._deaths.append(self._clock.now())
+        self._deaths.append(self._clock.elapsed())
         often = len(self._deaths) > _RESTARTS and self._deaths[-1] - self._deaths[0] < _STABLE_SECONDS
         if (self._restarts or self._clients) and not often:
             # Clients are told by what changes then.

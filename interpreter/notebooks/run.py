@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from interpreter.clock import Clock, SystemClock
+from interpreter.clock import Clock
 from interpreter.errors import InterpreterError, InvalidRequest, TooLarge
 from interpreter.kernel.channels import MAIN
 from interpreter.kernel.execution import ExecutionOptions
@@ -109,12 +109,11 @@ class RunningNotebook:
 
     async def _run(self) -> None:
         try:
-            began = self._clock.now()
-            metadata = self._begin(began)
+            began = self._clock.elapsed()
+            metadata = self._begin(self._clock.now())
             self.journal.add({"type": "started", "cells": len(self._notebook["cells"])})
             ending = await self._run_cells(metadata)
-            ended = self._clock.now()
-            metadata |= {"end_time": _time(ended), "duration": round(ended - began, 6)}
+            metadata |= self._ended(began)
             language = await self._language() if ending.status in {"ok", "error"} else None
             await asyncio.to_thread(self._finish, language)
             if self._request.output_path is not None:
@@ -158,18 +157,18 @@ class RunningNotebook:
 
     async def _run_cells(self, metadata: dict[str, Any]) -> _Ending:
         for index, cell in enumerate(self._notebook["cells"]):
-            began = self._clock.now()
+            began = self._clock.elapsed()
             about: dict[str, Any] = cell["metadata"]["papermill"]
-            about |= {"start_time": _time(began), "exception": False, "status": "running"}
+            about |= {"start_time": _time(self._clock.now()), "exception": False, "status": "running"}
             self.journal.add({"type": "cell_started", "index": index, "id": cell["id"], "cell_type": cell["cell_type"]})
             result = await self._run_cell(index, cell) if is_run(cell) else {"status": "skipped"}
             cell["execution_count"] = result.get("execution_count")
             if cell["cell_type"] != "code":
                 del cell["execution_count"]
-            ended = self._clock.now()
+            ended = self._ended(began)
             ending = self._judged(index, cell, result)
             failed = ending is not None
-            about |= {"end_time": _time(ended), "duration": round(ended - began, 6), "exception": failed}
+            about |= {**ended, "exception": failed}
             about["status"] = "failed" if failed else "completed"
             self.journal.add(
                 {
@@ -184,6 +183,9 @@ class RunningNotebook:
                 metadata["exception"] = True
                 return ending
         return _Ending()
+
+    def _ended(self, began: float) -> dict[str, Any]:
+        return {"end_time": _time(self._clock.now()), "duration": round(self._clock.elapsed() - began, 6)}
 
     async def _run_cell(self, index: int, cell: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -255,9 +257,7 @@ class RunningNotebook:
         await asyncio.shield(self._closing)
 
 
-async def start_notebook(
-    sessions: Sessions, tenant: str, request: NotebookRequest, clock: Clock | None = None
-) -> RunningNotebook:
+async def start_notebook(sessions: Sessions, tenant: str, request: NotebookRequest) -> RunningNotebook:
     """Make all ready for a notebook and begin to run it.
 
     Raises InvalidRequest, NotFound, Conflict, Busy, TransferError, and what starting a session raises.
@@ -278,7 +278,7 @@ async def start_notebook(
         if not live.session.memory.kept.fits(size):
             raise no_room()
         context = await stack.enter_async_context(_context(sessions, live, request))
-        return RunningNotebook(live, context, notebook, size, request, limit, stack.pop_all(), clock or SystemClock())
+        return RunningNotebook(live, context, notebook, size, request, limit, stack.pop_all(), sessions.clock)
 
 
 def _prepared(value: object, request: NotebookRequest) -> Notebook:

@@ -37,11 +37,13 @@ class CommandRequest:
 class RunningCommand:
     """One command, from its start on. ``outcome`` is there when it has ended."""
 
-    def __init__(self, request: CommandRequest, journal: Journal, now: float) -> None:
+    def __init__(self, request: CommandRequest, journal: Journal, clock: Clock) -> None:
         self.id = uuid.uuid4().hex
         self.request = request
         self.journal = journal
-        self.started_at = now
+        self.started_at = clock.now()
+        self.began = clock.elapsed()
+        """The same, in seconds as they pass."""
         self.ended_at: float | None = None
         self.outcome: CommandOutcome | None = None
         self.done = asyncio.Event()
@@ -95,7 +97,7 @@ class Commands:
         if len(self._running) >= _MAX_RUNNING:
             raise Busy(f"{len(self._running)} commands run in this session already", retry_after=1)
         journal = Journal(self._settings.output_limit, self._room)
-        running = RunningCommand(request, journal, self._clock.now())
+        running = RunningCommand(request, journal, self._clock)
         self._running[running.id] = running
         running.task = asyncio.create_task(self._run(running))
         return running
@@ -150,7 +152,7 @@ class Commands:
         running.ended_at = self._clock.now()
         if self._over is not None and ended.status in {"cancelled", "failed"}:
             ended = ended.model_copy(update={"status": "cancelled", "error": self._over.as_json()})
-        duration = round(running.ended_at - running.started_at, 6)
+        duration = round(self._clock.elapsed() - running.began, 6)
         running.outcome = ended.model_copy(
             update={"truncated": running.journal.truncated, "duration_seconds": duration}
         )

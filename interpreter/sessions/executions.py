@@ -58,7 +58,8 @@ class RunningExecution:
         self.journal = journal
         self.state: Literal["queued", "running", "done"] = "queued"
         self.created_at = now
-        self.started_at: float | None = None
+        self.began: float | None = None
+        """When it started to run, in seconds as they pass."""
         self.ended_at: float | None = None
         self.outcome: ExecutionOutcome | None = None
         self.input: asyncio.Future[str] | None = None
@@ -195,7 +196,7 @@ class Executions:
         ended = ExecutionOutcome(status="cancelled")
         try:
             async with self._turns.setdefault(execution.context, asyncio.Lock()):
-                execution.state, execution.started_at = "running", self._clock.now()
+                execution.state, execution.began = "running", self._clock.elapsed()
                 execution.journal.add({"type": "started", "execution_id": execution.id})
                 ended = await self._execute(execution, kernel, request)
         finally:
@@ -238,7 +239,7 @@ class Executions:
 
     async def _finish(self, execution: RunningExecution, ended: ExecutionOutcome, *, keep: bool) -> None:
         execution.state, execution.ended_at = "done", self._clock.now()
-        journal = execution.journal
+        elapsed, journal = self._clock.elapsed(), execution.journal
         if ended.status == "cancelled" and self._over is not None:
             ended = ended.model_copy(update={"error": self._over.as_json()})
         raised = {key: journal.error[key] for key in ("ename", "evalue", "traceback")} if journal.error else None
@@ -248,7 +249,7 @@ class Executions:
                 "context_id": execution.context,
                 "error": ended.error or raised,
                 "truncated": journal.truncated,
-                "duration_seconds": round(execution.ended_at - (execution.started_at or execution.ended_at), 6),
+                "duration_seconds": 0.0 if execution.began is None else round(elapsed - execution.began, 6),
             }
         )
         journal.add(execution.outcome.event())

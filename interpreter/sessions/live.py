@@ -189,13 +189,7 @@ class LiveSession:
                 slept.cancel()
 
     def _left(self) -> float:
-        record = self.record
-        idle = record.timeout_mode is TimeoutMode.IDLE
-        counted_from = record.used_elapsed if idle else record.started_elapsed
-        if counted_from is None:
-            # Of a service that did not write it yet.
-            return record.expires_at - self._clock.now()
-        return counted_from + record.timeout_seconds - self._clock.elapsed()
+        return self.record.expires_elapsed(self._clock) - self._clock.elapsed()
 
     async def _wait_unhealthy(self, interval: float, timeout: float) -> InterpreterError:
         """Ask the guest for a sign of life every ``interval`` seconds; returns why there was none."""

@@ -44,7 +44,7 @@ class Sessions:
         self.store = store
         self.ledger = ledger
         self.disks = Disks(settings.home)
-        self._clock = clock
+        self.clock = clock
         self._supervisor = supervisor
         self._live: dict[str, LiveSession] = {}
         self._starting: set[asyncio.Task[LiveSession]] = set()
@@ -191,7 +191,7 @@ class Sessions:
     async def guard(self) -> None:
         """Look every second at what sessions take of the host, and end one before all of them suffer."""
         while True:
-            await self._clock.sleep(GUARD_SECONDS)
+            await self.clock.sleep(GUARD_SECONDS)
             self.admission.look_again()
             await self._guard.look(self.live)
 

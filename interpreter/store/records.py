@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from interpreter.clock import Clock
 from interpreter.settings import MAX_TIMEOUT
 
 MAX_METADATA: Final = 16_384
@@ -152,10 +153,18 @@ class SessionRecord(BaseModel):
         """The id as Jupyter's clients want one: with dashes, which their own routes look for."""
         return str(uuid.UUID(self.id))
 
-    @property
-    def expires_at(self) -> float:
-        """When the session's time is up, unless it is used or extended before."""
-        start = self.last_used_at if self.timeout_mode is TimeoutMode.IDLE else self.started_at or self.created_at
+    def expires_at(self, clock: Clock) -> float:
+        """When the session's time is up, unless it is used or extended before, by the time of day that it is now."""
+        return round(clock.now() - clock.elapsed() + self.expires_elapsed(clock), 3)
+
+    def expires_elapsed(self, clock: Clock) -> float:
+        """The same, in seconds as they pass."""
+        is_idle = self.timeout_mode is TimeoutMode.IDLE
+        start = self.used_elapsed if is_idle else self.started_elapsed
+        if start is None:
+            # It does not run yet, or an earlier version wrote it.
+            told = self.last_used_at if is_idle else self.started_at or self.created_at
+            start = told - clock.now() + clock.elapsed()
         return start + self.timeout_seconds
 
 
