@@ -214,12 +214,16 @@ async def test_the_end_of_accepting_ends_the_server(tmp_path: Path, monkeypatch:
     assert ended.group_contains(LookupError, match="broken")
 
 
-@pytest.mark.parametrize(("sessions", "limit", "room"), [(20, 1024, 352), (200, 65_536, 4096), (30, 1024, 112)])
+@pytest.mark.parametrize(("sessions", "limit", "room"), [(20, 1024, 576), (200, 65_536, 4096), (30, 1024, 416)])
 def test_connections_get_what_sessions_leave(sessions: int, limit: int, room: int) -> None:
-    assert room_for_connections(Settings(max_sessions=sessions), limit) >= room
+    assert room_for_connections(Settings(max_sessions=sessions), limit) == room
 
 
 def test_sessions_that_do_not_fit_are_refused_with_the_number_that_does() -> None:
-    with pytest.raises(ConfigurationError, match="INTERPRETER_MAX_SESSIONS to 34 or less"):
+    with pytest.raises(ConfigurationError, match="INTERPRETER_MAX_SESSIONS to 52 or less"):
         room_for_connections(Settings(max_sessions=200), 1024)
-    assert room_for_connections(Settings(max_sessions=34), 1024) >= 64
+    assert room_for_connections(Settings(max_sessions=52), 1024) >= 64
+
+
+def test_machines_of_the_pool_take_theirs_beside_the_sessions() -> None:
+    assert room_for_connections(Settings(max_sessions=20, pool={"base": 10, "python-data": 5}), 1024) == 576 - 15 * 8

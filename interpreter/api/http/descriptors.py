@@ -12,8 +12,10 @@ RESERVE: Final = 64
 """Descriptors that no connection gets: the memory's guard and the sessions that run need one now and then."""
 _OWN: Final = 64
 """The database, loaded templates, listeners, logs."""
-_SESSION: Final = 24
-"""A session takes 12 while nothing happens in it, and one for each transfer, command and client of its kernels."""
+IDLE_SESSION: Final = 8
+"""What a session takes while nothing happens in it, and a machine of the pool as well."""
+_SESSION: Final = 2 * IDLE_SESSION
+"""Each context, command, transfer and client of its kernels takes one more."""
 _LEAST: Final = 64
 _HIGHEST: Final = 65_536
 """Some programs that a build runs go through all numbers that there may be."""
@@ -31,9 +33,10 @@ def raise_limit() -> int:
 
 def room_for_connections(settings: Settings, limit: int) -> int:
     """How many connections there may be beside all sessions. Raises ConfigurationError when the sessions do not fit."""
-    left = limit - RESERVE - _OWN - _SESSION * settings.max_sessions
+    room = limit - RESERVE - _OWN - IDLE_SESSION * sum(settings.pool.values())
+    left = room - _SESSION * settings.max_sessions
     if left < _LEAST:
-        fitting = max((limit - RESERVE - _OWN - _LEAST) // _SESSION, 0)
+        fitting = max((room - _LEAST) // _SESSION, 0)
         raise ConfigurationError(
             f"{settings.max_sessions} sessions do not fit into the {limit} file descriptors that this process may have",
             hint=f"Raise the limit (ulimit -n, LimitNOFILE), or set INTERPRETER_MAX_SESSIONS to {fitting} or less",
