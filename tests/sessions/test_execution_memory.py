@@ -5,6 +5,7 @@ import json
 import socket
 import sys
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -35,12 +36,12 @@ class Relayed:
     """The far end of a kernel's stream: a kernel that prints as many characters as its code says, when it may."""
 
     def __init__(self, stream: FrameStream) -> None:
-        self._stream = stream
+        self.stream = stream
         self.may_run = asyncio.Event()
         self.may_run.set()
 
     async def run(self) -> None:
-        while (frame := await self._stream.receive()) is not None:
+        while (frame := await self.stream.receive()) is not None:
             request = CODEC.parse(frame.body["parts"])
             await self.may_run.wait()
             count = int(request.content["code"].split("#")[0])
@@ -51,8 +52,8 @@ class Relayed:
     async def _tell(self, request: Message, channel: str, kind: str, content: dict[str, Any]) -> None:
         parts = CODEC.serialise(CODEC.request(kind, content))
         parts[2 + 1] = json.dumps({"msg_id": request.header.msg_id}).encode()
-        self._stream.writer.write(encode(Frame(Kind.MESSAGE, {"channel": channel, "parts": CODEC.signed(parts[2:])})))
-        await self._stream.writer.drain()
+        self.stream.writer.write(encode(Frame(Kind.MESSAGE, {"channel": channel, "parts": CODEC.signed(parts[2:])})))
+        await self.stream.writer.drain()
 
 
 class Fixture:
@@ -72,8 +73,9 @@ class Fixture:
         return running
 
 
-@pytest.fixture
-async def fixture(tmp_path: Path) -> AsyncGenerator[Fixture]:
+@asynccontextmanager
+async def executing(folder: Path) -> AsyncGenerator[Fixture]:
+    """A session's executions, with the kernel's end of its stream in the test's hands."""
     ours, theirs = socket.socketpair()
     near = FrameStream(*await asyncio.open_connection(sock=ours, limit=MIB), limit=MAX_MESSAGE)
     far = FrameStream(*await asyncio.open_connection(sock=theirs, limit=MIB), limit=MAX_MESSAGE)
@@ -83,15 +85,21 @@ async def fixture(tmp_path: Path) -> AsyncGenerator[Fixture]:
     kernel = Kernel("session", MAIN, cast("Any", None), connection)
     session = SimpleNamespace(id="session", kernels={MAIN: kernel}, memory=memory)
     relayed = Relayed(far)
-    settings = Settings(home=tmp_path, output_limit=OUTPUT_LIMIT)
+    settings = Settings(home=folder, output_limit=OUTPUT_LIMIT)
     tasks = [asyncio.create_task(work) for work in (connection.receive(), relayed.run())]
-    async with open_database(tmp_path / "service.sqlite") as database:
+    async with open_database(folder / "service.sqlite") as database:
         executions = Executions(cast("Any", session), Store(database), settings, SystemClock())
         yield Fixture(executions, relayed, memory)
     for task in tasks:
         task.cancel()
     for stream in (near, far):
         stream.writer.close()
+
+
+@pytest.fixture
+async def fixture(tmp_path: Path) -> AsyncGenerator[Fixture]:
+    async with executing(tmp_path) as fixture:
+        yield fixture
 
 
 async def test_a_result_is_what_was_printed(fixture: Fixture) -> None:
