@@ -19,7 +19,7 @@ import socket
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from kernel_guest.groups import Group
 from kernel_guest.kernel import tracebacks
@@ -91,11 +91,13 @@ def _fork_kernel(requests: socket.socket, request: dict[str, Any], descriptor: i
         requests.send(json.dumps({"pid": kernel}).encode())
         os._exit(0)
     status = 1
+    console = sys.stderr
     try:
         requests.close()
         os.setsid()
         Group(Path(request["group"]) if request["group"] else None).add(os.getpid())
         _confine(drop=drop)
+        console = _leave_console()
         folder = Path(request["folder"])
         key: str = request["key"]
         connection_file = write_connection_file(folder, key.encode("ascii"))
@@ -104,12 +106,27 @@ def _fork_kernel(requests: socket.socket, request: dict[str, Any], descriptor: i
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 0
     except BaseException:
-        traceback.print_exc()
+        traceback.print_exc(file=console)
     try:
         end_python()
     except BaseException:
-        traceback.print_exc()
+        traceback.print_exc(file=console)
     os._exit(status)
+
+
+def _leave_console() -> TextIO:
+    """A kernel has no terminal; returns where what ends it is told.
+
+    The machine's console is one without rows and columns: what asks it for its width, as progress bars do, would show
+    nothing.
+    """
+    console = open(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: PTH123, SIM115
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        if os.isatty(descriptor):
+            os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+    return console
 
 
 def _confine(*, drop: bool) -> None:

@@ -1,12 +1,26 @@
 """What cells of code show on a terminal, and the exit code that they lead to: as `python` has it."""
 
+import asyncio
+import contextlib
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pydantic import TypeAdapter, ValidationError
 
 from interpreter.cli.display import Display
-from interpreter.cli.source import Cell
-from interpreter.cli.terminal import EXIT_CODE_RAISED, EXIT_INTERRUPTED, print_json
+from interpreter.cli.source import Cell, Source
+from interpreter.cli.terminal import EXIT_CODE_RAISED, EXIT_INTERRUPTED, ask, err, print_json
+from interpreter.errors import ExecutionTimeout, ServiceError
+from interpreter.events import OUTPUT_TYPES
 from interpreter.kernel.outputs import Error, Output, Stream, system_exit
+
+if TYPE_CHECKING:
+    # Imported where it is used: it takes other commands time that they need not spend.
+    from interpreter.client import AsyncSession, Event
+
+_OUTPUT: Final[TypeAdapter[Output]] = TypeAdapter(Output)
 
 
 class CellsShown:
@@ -44,3 +58,61 @@ class CellsShown:
         if status == "error" and cell.may_raise:
             return None
         return EXIT_CODE_RAISED if left is None else left
+
+
+@dataclass(frozen=True, slots=True)
+class ExecRequest:
+    """How code runs in a session of a service. ``timeout`` is in seconds, for all cells together."""
+
+    context: str
+    timeout: float | None
+    images: Path
+    json_lines: bool
+
+
+async def run_cells(session: "AsyncSession", source: Source, request: ExecRequest) -> int:
+    """Run cells one after the other and return the exit code. Raises InterpreterError."""
+    shown = CellsShown(request.images, json_lines=request.json_lines)
+    loop = asyncio.get_running_loop()
+    deadline = None if request.timeout is None else loop.time() + request.timeout
+    for name, content in source.files.items():
+        await session.upload(content, name)
+    for cell in source.cells:
+        left = None if deadline is None else deadline - loop.time()
+        if left is not None and left <= 0:
+            raise ExecutionTimeout(f"the code did not end within {request.timeout:g} s")
+        on_input = None if request.json_lines else ask
+        events = session.stream(
+            cell.code,
+            context_id=request.context,
+            timeout=left,
+            store_history=cell.store_history,
+            on_input=on_input,
+        )
+        async with contextlib.aclosing(events):
+            async for event in events:
+                if event["type"] in OUTPUT_TYPES:
+                    shown.show(cell, _output(event))
+                elif event["type"] == "truncated" and not request.json_lines:
+                    err.print("[yellow]There is more output than the service keeps; the rest was left out.[/]")
+                elif event["type"] == "done":
+                    status, count = _ending(event)
+                    if (code := shown.ended(cell, status, count)) is not None:
+                        return code
+    return 0
+
+
+def _ending(done: "Event") -> tuple[str, int | None]:
+    from interpreter.client import error_from_result
+
+    status, count = done.get("status"), done.get("execution_count")
+    if status not in {"ok", "error", "aborted"}:
+        raise error_from_result(done.get("error"), f"the execution ended as {status}")
+    return str(status), count if isinstance(count, int) else None
+
+
+def _output(event: "Event") -> Output:
+    try:
+        return _OUTPUT.validate_python(event)
+    except ValidationError:
+        raise ServiceError("the service sent an output that cannot be understood") from None

@@ -1,33 +1,21 @@
 """``interpreter run``: code in a fresh session, outputs as they come."""
 
 import asyncio
-import contextlib
-import os
 import stat
-import sys
-import termios
-from collections.abc import Generator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from rich.markup import escape
 
 from interpreter.cli.cells import CellsShown
 from interpreter.cli.source import Source
-from interpreter.cli.terminal import err, step
+from interpreter.cli.terminal import ask, err, step
 from interpreter.cli.transfer import local_file, transfer_bar
 from interpreter.engine.engine import Engine
 from interpreter.engine.session import Session
 from interpreter.errors import ConfigurationError, ExecutionTimeout
 from interpreter.settings import Settings
-
-_END_OF_INPUT: Final = "\x04"
-"""The answer of which a kernel makes EOFError."""
-_PIECE: Final = 4096
-_unread = bytearray()
-"""Of standard input, what was read and not asked for yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,51 +82,3 @@ async def _run_cells(session: Session, request: RunRequest) -> int:
         if (code := shown.ended(cell, result.status, result.execution_count)) is not None:
             return code
     return 0
-
-
-async def ask(prompt: str, password: bool) -> str:
-    """A line of standard input, for code that calls ``input()``; without one more the code gets EOFError."""
-    is_terminal = sys.stdin.isatty()
-    # Where Python writes it; on a terminal, apart from what the code prints.
-    stream = sys.stderr if is_terminal or password else sys.stdout
-    stream.write(prompt)
-    stream.flush()
-    with _without_echo(sys.stdin.fileno()) if is_terminal and password else contextlib.nullcontext():
-        line = await _read_line(sys.stdin.fileno())
-    return line.decode(sys.stdin.encoding, "replace").rstrip("\r\n") if line else _END_OF_INPUT
-
-
-async def _read_line(descriptor: int) -> bytes:
-    # Not input() in a thread: nothing could end that thread when the user presses Ctrl-C.
-    while b"\n" not in _unread and (piece := await _read(descriptor)):
-        _unread.extend(piece)
-    line, end, rest = bytes(_unread).partition(b"\n")
-    _unread[:] = rest
-    return line + end
-
-
-async def _read(descriptor: int) -> bytes:
-    loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
-    try:
-        loop.add_reader(descriptor, readable.set)
-    except PermissionError:
-        # A file, which never waits.
-        return os.read(descriptor, _PIECE)
-    try:
-        await readable.wait()
-        return os.read(descriptor, _PIECE)
-    finally:
-        loop.remove_reader(descriptor)
-
-
-@contextlib.contextmanager
-def _without_echo(descriptor: int) -> Generator[None]:
-    before = termios.tcgetattr(descriptor)
-    silent = [*before]
-    silent[3] &= ~termios.ECHO
-    termios.tcsetattr(descriptor, termios.TCSADRAIN, silent)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

@@ -1,23 +1,20 @@
 """``interpreter session``: sessions of a service that runs, at INTERPRETER_URL."""
 
-import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel
 from rich.markup import escape
 from rich.table import Column, Table
 
-from interpreter.cli.cells import CellsShown
-from interpreter.cli.run import ask
-from interpreter.cli.source import Source, read_source
+from interpreter.cli.cells import ExecRequest, run_cells
+from interpreter.cli.source import read_source
 from interpreter.cli.terminal import (
     EXIT_TIMEOUT,
     err,
@@ -28,20 +25,17 @@ from interpreter.cli.terminal import (
     step,
 )
 from interpreter.cli.transfer import local_file, plain, transfer_bar
-from interpreter.errors import ConfigurationError, ExecutionTimeout, InterpreterError, ServiceError
-from interpreter.events import OUTPUT_TYPES
-from interpreter.kernel.outputs import Output
+from interpreter.errors import ConfigurationError, InterpreterError, ServiceError
 
 if TYPE_CHECKING:
     # Imported where it is used: it takes other commands time that they need not spend.
-    from interpreter.client import AsyncClient, AsyncSession, Event, SessionInfo
+    from interpreter.client import AsyncClient, Event, SessionInfo
 
 app = typer.Typer(name="session", help="Sessions of the service at INTERPRETER_URL.", no_args_is_help=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The session.")]
 _STANDARD_OUTPUT: Final = Path("-")
-_OUTPUT: Final[TypeAdapter[Output]] = TypeAdapter(Output)
 
 
 @app.command()
@@ -166,9 +160,9 @@ def execute(
     """
 
     async def main(client: "AsyncClient") -> int:
-        request = _ExecRequest(context, timeout, images, json_output)
+        request = ExecRequest(context, timeout, images, json_output)
         source = read_source(code, file, arguments or [])
-        return await _run_cells(client.session(session_id), source, request)
+        return await run_cells(client.session(session_id), source, request)
 
     raise typer.Exit(_run(main, json_output))
 
@@ -290,61 +284,6 @@ def usage(session_id: IdArgument, json_output: JsonOption = False) -> None:
         )
 
     _run(main, json_output)
-
-
-@dataclass(frozen=True, slots=True)
-class _ExecRequest:
-    context: str
-    timeout: float | None
-    images: Path
-    json_lines: bool
-
-
-async def _run_cells(session: "AsyncSession", source: Source, request: _ExecRequest) -> int:
-    shown = CellsShown(request.images, json_lines=request.json_lines)
-    loop = asyncio.get_running_loop()
-    deadline = None if request.timeout is None else loop.time() + request.timeout
-    for name, content in source.files.items():
-        await session.upload(content, name)
-    for cell in source.cells:
-        left = None if deadline is None else deadline - loop.time()
-        if left is not None and left <= 0:
-            raise ExecutionTimeout(f"the code did not end within {request.timeout:g} s")
-        on_input = None if request.json_lines else ask
-        events = session.stream(
-            cell.code,
-            context_id=request.context,
-            timeout=left,
-            store_history=cell.store_history,
-            on_input=on_input,
-        )
-        async with contextlib.aclosing(events):
-            async for event in events:
-                if event["type"] in OUTPUT_TYPES:
-                    shown.show(cell, _output(event))
-                elif event["type"] == "truncated" and not request.json_lines:
-                    err.print("[yellow]There is more output than the service keeps; the rest was left out.[/]")
-                elif event["type"] == "done":
-                    status, count = _ending(event)
-                    if (code := shown.ended(cell, status, count)) is not None:
-                        return code
-    return 0
-
-
-def _ending(done: "Event") -> tuple[str, int | None]:
-    from interpreter.client import error_from_result
-
-    status, count = done.get("status"), done.get("execution_count")
-    if status not in {"ok", "error", "aborted"}:
-        raise error_from_result(done.get("error"), f"the execution ended as {status}")
-    return str(status), count if isinstance(count, int) else None
-
-
-def _output(event: "Event") -> Output:
-    try:
-        return _OUTPUT.validate_python(event)
-    except ValidationError:
-        raise ServiceError("the service sent an output that cannot be understood") from None
 
 
 def _show_command_event(event: "Event", json_output: bool) -> None:

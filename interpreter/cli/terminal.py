@@ -5,8 +5,10 @@ import contextlib
 import io
 import json
 import logging
+import os
 import signal
 import sys
+import termios
 from collections.abc import Coroutine, Generator
 from typing import Any, Final, TypeVar
 
@@ -28,6 +30,12 @@ _WIDE: Final = 10_000
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_END_OF_INPUT: Final = "\x04"
+"""The answer of which a kernel makes EOFError."""
+_PIECE: Final = 4096
+_unread = bytearray()
+"""Of standard input, what was read and not asked for yet."""
 
 T = TypeVar("T")
 
@@ -83,6 +91,18 @@ def step(text: str, *, quiet: bool = False) -> Generator[None]:
         yield
 
 
+async def ask(prompt: str, password: bool) -> str:
+    """A line of standard input, for code that calls ``input()``; without one more the code gets EOFError."""
+    is_terminal = sys.stdin.isatty()
+    # Where Python writes it; on a terminal, apart from what the code prints.
+    stream = sys.stderr if is_terminal or password else sys.stdout
+    stream.write(prompt)
+    stream.flush()
+    with _without_echo(sys.stdin.fileno()) if is_terminal and password else contextlib.nullcontext():
+        line = await _read_line(sys.stdin.fileno())
+    return line.decode(sys.stdin.encoding, "replace").rstrip("\r\n") if line else _END_OF_INPUT
+
+
 def _tell(error: InterpreterError, *, json_output: bool) -> None:
     if json_output:
         print_json({"error": error.as_json()})
@@ -109,3 +129,39 @@ def _configure_logging() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+async def _read_line(descriptor: int) -> bytes:
+    # Not input() in a thread: nothing could end that thread when the user presses Ctrl-C.
+    while b"\n" not in _unread and (piece := await _read(descriptor)):
+        _unread.extend(piece)
+    line, end, rest = bytes(_unread).partition(b"\n")
+    _unread[:] = rest
+    return line + end
+
+
+async def _read(descriptor: int) -> bytes:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    try:
+        loop.add_reader(descriptor, readable.set)
+    except PermissionError:
+        # A file, which never waits.
+        return os.read(descriptor, _PIECE)
+    try:
+        await readable.wait()
+        return os.read(descriptor, _PIECE)
+    finally:
+        loop.remove_reader(descriptor)
+
+
+@contextlib.contextmanager
+def _without_echo(descriptor: int) -> Generator[None]:
+    before = termios.tcgetattr(descriptor)
+    silent = [*before]
+    silent[3] &= ~termios.ECHO
+    termios.tcsetattr(descriptor, termios.TCSADRAIN, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

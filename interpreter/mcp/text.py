@@ -17,9 +17,18 @@ _RICH_LIMIT: Final = 6_000
 _FRAMES: Final = 4
 _FRAME_LINE: Final = re.compile(r"(?:Cell In\[|Input In ?\[|File )")
 _CELL_LINE: Final = re.compile(r"(?:Cell In\[|Input In ?\[)")
-_NO_TEXT: Final = re.compile(r"<[\w.]+ object(?: at 0x[0-9a-fA-F]+)?>")
+_NO_TEXT: Final = re.compile(r"<[\w.]+(?: object)?(?: at 0x[0-9a-fA-F]+)?>")
 """What stands for an object that has no text of its own."""
-_RICH_TYPES: Final = ("text/markdown", "text/latex", "application/json", "image/svg+xml", "text/html")
+_RICH_TYPES: Final = (
+    "text/markdown",
+    "text/latex",
+    "application/json",
+    "image/svg+xml",
+    "text/html",
+    "application/javascript",
+)
+_DRAWINGS: Final = frozenset({"image/svg+xml", "application/pdf"})
+"""What plots are drawn as on demand, beside PNG and JPEG."""
 _JSON_TYPE: Final = re.compile(r"application/(.*\+)?json")
 _DATA_URL: Final = re.compile(r"(data:[\w/+.-]*(?:;[\w=-]*)*,)[^\"')\s>]{100,}")
 
@@ -167,7 +176,12 @@ def _text_of(data: Mapping[str, Any]) -> str:
     value = data.get("text/plain")
     text = plain(_as_text(value)) if value is not None else ""
     if text and not _NO_TEXT.fullmatch(text.strip()):
-        return text
+        unseen = sorted(kind for kind in data if kind in _DRAWINGS)
+        return (
+            f"{text}\n[It is drawn as {', '.join(unseen)}, which cannot be shown here: draw it as PNG.]"
+            if unseen
+            else text
+        )
     for mime_type in (*_RICH_TYPES, *sorted(kind for kind in data if _JSON_TYPE.fullmatch(kind))):
         if (value := data.get(mime_type)) is not None:
             rich = value if mime_type != "application/json" else json.dumps(value, ensure_ascii=False, default=str)

@@ -104,3 +104,9 @@ seconds(lambda: 1 / 0)
 print(seconds(lambda: pd.DataFrame({"a": [1]})["nokey"]) < 20 * seconds(lambda: 1 / 0))
 """
     assert (await data.execute(code)).stdout == "True\n"
+
+
+async def test_a_progress_bar_is_shown(data: Session) -> None:
+    result = await data.execute("from tqdm import tqdm\nfor _ in tqdm(range(5)): pass")
+    assert "100%|" in result.stderr
+    assert "5/5" in result.stderr

@@ -89,3 +89,16 @@ async def test_the_environment_of_a_session_counts(session: Session, restart: bo
         await session.restart()
     result = await session.execute("import own, time\nprint(own.value, time.localtime(0).tm_hour)")
     assert result.stdout == "5 9\n"
+
+
+async def test_a_kernel_is_on_no_terminal(session: Session) -> None:
+    code = (
+        "import os, sys\nprint(os.isatty(sys.stderr.fileno()), os.isatty(sys.stdout.fileno()))\n"
+        "os.get_terminal_size(sys.stderr.fileno())"
+    )
+    for _ in range(2):
+        result = await session.execute(code)
+        assert result.stdout == "False False\n"
+        assert result.error is not None
+        assert result.error.ename == "OSError"
+        await session.restart()

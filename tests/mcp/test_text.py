@@ -168,12 +168,24 @@ def test_an_update_of_what_was_cleared_is_gone_with_it():
         ("application/json", "text", '"text"'),
         ("application/geo+json", {"type": "Point"}, '{"type": "Point"}'),
         ("image/svg+xml", "<svg/>", "<svg/>"),
+        ("application/javascript", "f()", "f()"),
     ],
-    ids=["markdown", "html", "embedded image", "latex", "json", "json text", "geojson", "svg"],
+    ids=["markdown", "html", "embedded image", "latex", "json", "json text", "geojson", "svg", "javascript"],
 )
-@pytest.mark.parametrize("name", ["<IPython.core.display.X object>", "<x.Y object at 0x7f00>"], ids=["ipython", "own"])
+@pytest.mark.parametrize(
+    "name",
+    ["<IPython.core.display.X object>", "<x.Y object at 0x7f00>", "<x.Y at 0x7f00>"],
+    ids=["ipython", "own", "short"],
+)
 def test_an_object_without_text_of_its_own_is_given_as_what_it_shows(name, mime_type, value, text):
     assert text_of([{"type": "display_data", "data": {mime_type: value, "text/plain": name}}]) == text
+
+
+@pytest.mark.parametrize("mime_type", ["image/svg+xml", "application/pdf"], ids=["svg", "pdf"])
+def test_a_plot_that_cannot_be_shown_says_how_it_can(mime_type):
+    name = "<Figure size 640x480 with 1 Axes>"
+    text = text_of([{"type": "display_data", "data": {mime_type: "...", "text/plain": name}}])
+    assert text == f"{name}\n[It is drawn as {mime_type}, which cannot be shown here: draw it as PNG.]"
 
 
 def test_long_markup_is_cut():
