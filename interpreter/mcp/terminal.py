@@ -36,7 +36,7 @@ class _Screen:
     def __init__(self) -> None:
         self._lines: list[list[str]] = [[]]
         self._touched: set[int] = set()
-        """Lines with blanks that nobody has written."""
+        """Lines that were written over: blanks at their ends are what is left of what stood there."""
         self._row = 0
         self._column = 0
 
@@ -64,7 +64,9 @@ class _Screen:
 
     def _write(self, text: str) -> None:
         line = self._lines[self._row]
-        if self._column > len(line):
+        if self._column < len(line):
+            self._touched.add(self._row)
+        elif self._column > len(line):
             self._column = max(min(self._column, _WIDEST), len(line))
             line.extend(" " * (self._column - len(line)))
             self._touched.add(self._row)

@@ -108,12 +108,13 @@ def test_an_image_needs_no_description():
         ("first\x1b[2J\x1b[Hsecond", "second"),
         ("ab\x1b[5Cc\x1b[3Dd", "ab   d c"),
         ("x\x1b[999999999Cy", "x" + " " * 999 + "y"),
+        ("\rout: 0%\n\rin: 50%\x1b[A\n\r       \r\x1b[A\rout: 100%\n", "out: 100%\n"),
         ("\x1b[?25lhidden cursor\x1b[?25h", "hidden cursor"),
         ("one\r\ntwo\r\n", "one\ntwo\n"),
     ],
     ids=[
         *("backspaces", "before the line", "overwritten", "erased to the end", "erased line", "line above"),
-        *("screen below", "cleared screen", "along the line", "far to the right", "cursor", "windows"),
+        *("screen below", "cleared screen", "along the line", "far to the right", "nested bars", "cursor", "windows"),
     ],
 )
 def test_text_is_what_a_terminal_shows_in_the_end(written, shown_in_the_end):
