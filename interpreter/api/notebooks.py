@@ -17,6 +17,7 @@ from interpreter.api.http.caller import CallerOf
 from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf
 from interpreter.kernel.paths import MAX_PATH
+from interpreter.notebooks.apart import without_outputs
 from interpreter.notebooks.format import parse_notebook
 from interpreter.notebooks.run import NotebookRequest, RunningNotebook, start_notebook
 from interpreter.sessions.outcome import NotebookOutcome
@@ -154,7 +155,7 @@ _SCHEMA: Final = NotebookBody.model_json_schema()
 
 async def _body(request: Request) -> NotebookBody:
     # Not by FastAPI, which parses in the event loop: a notebook may have 100 MB.
-    data = await long_body(request)
+    data = await without_outputs(await long_body(request))
     try:
         return await asyncio.to_thread(lambda: NotebookBody.model_validate(parse_notebook(data)))
     except ValidationError as error:

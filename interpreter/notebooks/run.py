@@ -19,6 +19,7 @@ from interpreter.kernel.execution import ExecutionOptions
 from interpreter.kernel.memory import size_of
 from interpreter.kernel.outputs import is_exit
 from interpreter.kernel.paths import check_path
+from interpreter.notebooks.apart import without_outputs
 from interpreter.notebooks.cells import ends_well, is_run, may_raise, notebook_to_run
 from interpreter.notebooks.format import Notebook, as_file, as_members, fill_metadata, parse_notebook
 from interpreter.notebooks.outputs import NotebookOutputs
@@ -271,9 +272,7 @@ async def start_notebook(sessions: Sessions, tenant: str, request: NotebookReque
         live = await stack.enter_async_context(_session(sessions, tenant, request))
         stack.enter_context(live.use())
         if notebook is None:
-            path = request.path or ""
-            data = await _read(live, path, limit)
-            notebook = await asyncio.to_thread(lambda: _prepared(parse_notebook(data, path), request))
+            notebook = await _read(live, request.path or "", request, limit)
         size = await asyncio.to_thread(size_of, notebook)
         if not live.session.memory.kept.fits(size):
             raise no_room()
@@ -317,14 +316,21 @@ async def _context(sessions: Sessions, live: LiveSession, request: NotebookReque
             await sessions.close_context(live, context)
 
 
-async def _read(live: LiveSession, path: str, limit: int) -> bytes:
-    async with live.session.files.open_download(path) as file:
-        if file.size > limit:
-            raise TooLarge(f"{path} has {file.size} bytes; a notebook may have {limit}")
-        data = b"".join([piece async for piece in file.pieces])
-    if not data:
-        raise InvalidRequest(f"{path} is empty, not a notebook")
-    return data
+async def _read(live: LiveSession, path: str, request: NotebookRequest, limit: int) -> Notebook:
+    room = live.session.memory.kept
+    async with AsyncExitStack() as held:
+        async with live.session.files.open_download(path) as file:
+            if file.size > limit:
+                raise TooLarge(f"{path} has {file.size} bytes; a notebook may have {limit}")
+            if not room.fits(file.size):
+                raise no_room()
+            room.take(file.size)
+            held.callback(room.give_back, file.size)
+            data = b"".join([piece async for piece in file.pieces])
+        if not data:
+            raise InvalidRequest(f"{path} is empty, not a notebook")
+        data = await without_outputs(data, path)
+        return await asyncio.to_thread(lambda: _prepared(parse_notebook(data, path), request))
 
 
 def _time(seconds: float) -> str:

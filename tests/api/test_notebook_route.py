@@ -199,6 +199,22 @@ async def test_a_notebook_of_the_session_and_the_file_that_it_becomes(api: Api, 
     assert (result["status"], result["failed_cell"], printed(result)) == ("failed", None, ["", "Ada\n"])
 
 
+async def test_one_that_is_large_for_its_outputs_runs_from_a_body_and_from_a_file(api: Api, shared: str) -> None:
+    cell = code("print(name)")
+    cell["outputs"] = [nbformat.v4.new_output("stream", name="stdout", text="x" * 3_000_000)]
+    files = f"/v1/sessions/{shared}/files/content"
+    content = nbformat.writes(nbformat.from_dict(notebook_of(cell)))
+    await api.client.put(files, params={"path": "large.ipynb"}, content=content.encode())
+    given = {"session_id": shared, "parameters": {"name": "Ada"}}
+    results = [
+        await run(api, cell, **given),
+        (await api.client.post(URL, json={"path": "large.ipynb", **given})).json(),
+        (await api.client.post(URL, json={"notebook": {"cells": 1, "x": "x" * 3_000_000}, **given})).json(),
+    ]
+    assert [printed(result) for result in results[:2]] == [["", "Ada\n"]] * 2
+    assert results[2]["error"]["code"] == "invalid_request"
+
+
 async def test_events_tell_of_each_cell_while_it_runs(api: Api, shared: str) -> None:
     waits = "print('a', flush=True)\nimport os, time\nwhile not os.path.exists('go-on'): time.sleep(0.01)"
     body = {"notebook": notebook_of(waits, nbformat.v4.new_markdown_cell("m"), "1 / 0", "2"), "session_id": shared}
