@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from interpreter.errors import GuestMisbehaved, InvalidRequest, TooLarge
 from interpreter.kernel.message import Codec, RawMessage
-from interpreter.kernel.websocket import V1, ClientMessage, pack, unpack
+from interpreter.kernel.websocket import V1, ClientMessage, pack, packing, unpack, unpacking
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -159,3 +159,14 @@ def test_a_clients_message_that_is_too_much_is_refused(protocol: Any) -> None:
     )
     with pytest.raises(TooLarge):
         unpack(protocol, text if protocol else cast("bytes", text).decode())
+
+
+@pytest.mark.parametrize("protocol", ["", V1])
+@pytest.mark.parametrize(("length", "is_long"), [(1000, False), (3_000_000, True)], ids=["short", "long"])
+def test_long_messages_are_taken_apart_and_put_together_in_steps(protocol: Any, length: int, is_long: bool) -> None:
+    header, content = {"msg_id": "1", "msg_type": "execute_request"}, {"code": '"a",' * (length // 4)}
+    message = kernels(dumped(header, {}, {}, content))
+    assert (len(list(packing(protocol, "shell", message))) > 1) == (is_long and protocol == "")
+    payload = pack(protocol, "shell", message)
+    assert (len(list(unpacking(protocol, payload))) > 1) == is_long
+    assert json.loads(unpack(protocol, payload).parts[3]) == content
