@@ -1,9 +1,10 @@
 """QMP, QEMU's control protocol, through the qemu.qmp package; its errors as ours."""
 
 import asyncio
+import contextlib
 import socket
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, cast
 
 from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
@@ -13,7 +14,7 @@ from interpreter.errors import MachineDied, MachineError
 _MESSAGE: Final = 512 * 1024
 """Longest message that is taken. The longest that is asked for, a guest's console, has 64 KiB before it is escaped."""
 
-
+_ATTEMPTS: Final = 3
 _GONE: Final = (QMPError, OSError, EOFError, ValueError)
 """What the package raises when QEMU is gone, or says what is no message; the last of a message that is too long."""
 
@@ -100,3 +101,14 @@ async def connect_qmp(channel: socket.socket) -> AsyncGenerator[Qmp]:
         except _GONE:
             # QEMU went first; there is nothing left to close on its side.
             channel.close()
+
+
+async def take_over_qmp(stack: AsyncExitStack, connect: Callable[[], socket.socket]) -> Qmp:
+    """A QMP session with a QEMU that another service had to do with, until ``stack`` is left. Raises MachineDied.
+
+    What the other had asked for may be answered, or told of, in place of the answer to the first greeting.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        with contextlib.suppress(MachineDied):
+            return await stack.enter_async_context(connect_qmp(connect()))
+    return await stack.enter_async_context(connect_qmp(connect()))

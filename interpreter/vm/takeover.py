@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from interpreter.deadline import deadline
 from interpreter.errors import KernelError, MachineDied, MachineError, VsockError
 from interpreter.vm.channels import CONTROL, DOORBELL, connect
 from interpreter.vm.machine import Machine
-from interpreter.vm.qmp import Qmp, connect_qmp
+from interpreter.vm.qmp import Qmp, connect_qmp, take_over_qmp
 from interpreter.vm.record import MachineRecord, Process, boot_id, open_process, read_record
 
 MACHINES_OWN: Final = (MachineError, VsockError, KernelError)
@@ -71,22 +72,27 @@ async def _taken_over(found: FoundMachine, pidfd: int, ended: asyncio.Future[str
     async with AsyncExitStack() as stack:
         # Before QEMU is asked for anything: it waits for its device's process when it stops or unplugs the device.
         _kill(record.device)
-        with ExitStack() as sockets:
-            try:
-                control, doorbell = (connect(sockets, found.folder / name) for name in (CONTROL, DOORBELL))
-            # Nobody listens. All else is not the machine's: that QEMU has not let go of who was connected before, too.
-            except (ConnectionRefusedError, FileNotFoundError) as error:
-                raise MachineDied("the machine does not answer any more") from error
-            stack.push(sockets.pop_all())
         try:
             async with deadline(_ANSWER_SECONDS):
-                qmp = await stack.enter_async_context(connect_qmp(control))
+                doorbell = _connect(stack, found.folder / DOORBELL)
+                qmp = await take_over_qmp(stack, lambda: _connect(stack, found.folder / CONTROL))
                 machine = Machine(qmp, record.qemu.pid, pidfd, doorbell, ended)
                 await machine.stop()
                 await machine.unplug_vsock(record.vsock_slot)
         except TimeoutError as error:
             raise MachineDied("the machine does not answer any more") from error
         yield machine
+
+
+def _connect(stack: AsyncExitStack, path: Path) -> socket.socket:
+    with ExitStack() as sockets:
+        try:
+            connected = connect(sockets, path)
+        # Nobody listens. All else is not the machine's: that QEMU has not let go of who was connected before, too.
+        except (ConnectionRefusedError, FileNotFoundError) as error:
+            raise MachineDied("the machine does not answer any more") from error
+        stack.push(sockets.pop_all())
+    return connected
 
 
 async def _end(pidfd: int, ended: asyncio.Future[str]) -> None:

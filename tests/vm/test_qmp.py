@@ -4,12 +4,12 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
 from interpreter.errors import MachineDied
-from interpreter.vm.qmp import Qmp, connect_qmp
+from interpreter.vm.qmp import Qmp, connect_qmp, take_over_qmp
 
 GREETING = {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}, "capabilities": []}}
 
@@ -80,3 +80,49 @@ async def test_a_message_without_end_ends_the_conversation() -> None:
         qemu.writer.write(b"[" * (2 * 1024 * 1024))
         with pytest.raises(MachineDied):
             await asking
+
+
+@pytest.mark.parametrize("said", ["an event", "an answer that the service before had asked for"])
+async def test_a_qemu_that_another_service_had_to_do_with_may_say_something_of_that_first(said: str) -> None:
+    late = {"event": "RESUME", "timestamp": {}} if said == "an event" else {"error": {"class": "x", "desc": "y"}}
+    answering: list[asyncio.Task[None]] = []
+
+    async def serve(theirs: socket.socket, first: object) -> None:
+        reader, writer = await asyncio.open_connection(sock=theirs)
+        qemu = FakeQemu(reader, writer)
+        qemu.say(GREETING)
+        if first is not None:
+            qemu.say(first)
+        await qemu.answer()
+        if first is None:
+            await qemu.answer("pong")
+        await writer.drain()
+
+    def connect() -> socket.socket:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        answering.append(asyncio.create_task(serve(theirs, None if answering else late)))
+        return ours
+
+    async with AsyncExitStack() as stack:
+        qmp = await take_over_qmp(stack, connect)
+        assert await qmp.execute("ping") == "pong"
+    assert len(answering) == 2
+
+
+async def test_a_qemu_that_never_answers_right_is_given_up() -> None:
+    ends: list[socket.socket] = []
+
+    def connect() -> socket.socket:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.sendall(b"nonsense\r\n")
+        ends.append(theirs)
+        return ours
+
+    async with AsyncExitStack() as stack:
+        with pytest.raises(MachineDied):
+            await take_over_qmp(stack, connect)
+    assert len(ends) == 3
+    for end in ends:
+        end.close()
