@@ -6,7 +6,6 @@ that dies is started again, and the kernel's state and last activity are known.
 
 import asyncio
 import contextlib
-import json
 import uuid
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
@@ -20,8 +19,10 @@ from interpreter.deadline import deadline
 from interpreter.engine.kernel import RESTART_TIMEOUT, Kernel, KernelChange
 from interpreter.errors import Busy, Conflict, GuestMisbehaved, GuestUnresponsive, InterpreterError, TooLarge
 from interpreter.gateway.outbox import Item, Outbox
+from interpreter.gateway.pending import Answer, Pending
 from interpreter.kernel.channels import KernelChannels, open_channels
 from interpreter.kernel.framing import Connect
+from interpreter.kernel.limits import parse_json
 from interpreter.kernel.memory import SessionMemory
 from interpreter.kernel.message import Codec, RawMessage
 from interpreter.kernel.websocket import ClientMessage
@@ -56,6 +57,7 @@ class KernelClient:
         self.session = session
         self.turn = asyncio.Lock()
         """Held by who takes its messages: of two connections at once the later one begins when the first has ended."""
+        self.pending = Pending(memory.kept)
         self._channels = channels
         self._codec = codec
         channels.share(memory.under_way)
@@ -90,10 +92,11 @@ class KernelClient:
                 self._lost = None
                 await self._outbox.set_present(False)
             if self.is_over:
-                self._outbox.forget()
+                self._forget_all()
 
     async def send(self, message: ClientMessage) -> None:
         """Send to the kernel, signed. Raises KernelDied."""
+        self.pending.sent(message)
         async with self._sent.holding(sum(map(len, message.parts))):
             await self._channels.send(message.channel, self._codec.signed(message.parts))
 
@@ -117,7 +120,7 @@ class KernelClient:
         """Its kernel is gone, or it is forgotten."""
         await self._outbox.close()
         if not self.is_there:
-            self._outbox.forget()
+            self._forget_all()
         self._lose(why)
         self._reading.cancel()
         await asyncio.wait({self._reading})
@@ -135,10 +138,16 @@ class KernelClient:
                     if self._log_rate.take():
                         log.warning("a kernel's reply was left out", error=error.message)
                     continue
+                if channel != "stdin":
+                    self.pending.replied(message.parent_id)
                 await self._outbox.put(channel, message)
         except InterpreterError as error:
             await self._outbox.close()
             self._lose(error.message)
+
+    def _forget_all(self) -> None:
+        self._outbox.forget()
+        self.pending.clear()
 
     def _lose(self, why: str) -> None:
         if self._lost is not None and not self._lost.done():
@@ -188,6 +197,8 @@ class KernelClients:
         self._ends_for_good = False
         self._settled = asyncio.Event()
         self._settled.set()
+        self._telling = asyncio.Lock()
+        """So that what clients are told of their kernel comes in order."""
         self._tasks: set[asyncio.Task[None]] = set()
         kernel.connection.on_output = self._output
         kernel.watchers.append(self._changed)
@@ -219,10 +230,15 @@ class KernelClients:
             await self._forget_those_away()
 
     async def send(self, client: KernelClient, message: ClientMessage) -> None:
-        """Send a client's message to the kernel. Raises KernelDied."""
+        """Send a client's message to the kernel, or the next one while that is started. Raises KernelDied."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RESTART_TIMEOUT):
+                await self._settled.wait()
         if message.msg_type == "shutdown_request":
-            self._ends_for_good = not json.loads(message.parts[3]).get("restart")
+            self._ends_for_good = not parse_json(message.parts[3]).get("restart")
         await client.send(message)
+        if self.state == "dead":
+            await self._give(self._owed(self._cause()))
 
     async def restart(self) -> None:
         """Restart the kernel for a client that knows what it does, so that nobody is told of a death."""
@@ -241,6 +257,7 @@ class KernelClients:
         # A client that takes nothing is not waited for: its session ends now.
         with contextlib.suppress(TimeoutError):
             async with deadline(_FAREWELL_SECONDS):
+                await self._give(self._owed(why))
                 await self._tell_state("dead", reason=why)
         for name in list(self._clients):
             await self._forget(name, why)
@@ -295,8 +312,7 @@ class KernelClients:
         if message.parent_type not in _NO_ACTIVITY and message.type != "iopub_welcome":
             self.last_activity = self._clock.now()
             self._on_use()
-        for client, _ in list(self._clients.values()):
-            await client.put("iopub", message)
+        await self._publish(message)
 
     def _note_state(self, message: RawMessage) -> None:
         # By request: one that is answered beside a cell that runs (kernel_info, on the control channel) ends nothing.
@@ -304,6 +320,8 @@ class KernelClients:
             state = message.content().get("execution_state")
         except (GuestMisbehaved, TooLarge):
             return
+        for client, _ in self._clients.values():
+            client.pending.noted(message.parent_id, str(state))
         if state == "busy" and len(self._busy) < _MAX_BUSY and len(message.parent_id) <= _MAX_ID:
             self._busy[message.parent_id] = None
         elif state == "idle":
@@ -318,6 +336,10 @@ class KernelClients:
     def _changed(self, change: KernelChange, status: int | None) -> None:
         self._busy.clear()
         self.idle.set()
+        if change in {"restarting", "died"}:
+            # Now: what is asked from here on is for the next kernel.
+            why = "the kernel was restarted" if change == "restarting" else self._cause()
+            self._start(self._give(self._owed(why)))
         if change == "restarting":
             self.state = "restarting"
             self._settled.clear()
@@ -354,8 +376,27 @@ class KernelClients:
 
     async def _tell_state(self, state: KernelState, **more: str) -> None:
         notice = self._kernel.connection.codec.notice("status", {"execution_state": state, **more}, {})
+        async with self._telling:
+            await self._publish(notice)
+
+    def _owed(self, why: str) -> list[tuple[KernelClient, Answer]]:
+        """What clients wait for that a kernel that is gone does not give them any more."""
+        codec = self._kernel.connection.codec
+        clients = [client for client, _ in self._clients.values()]
+        return [(client, answer) for client in clients for answer in client.pending.answers(codec, why)]
+
+    async def _give(self, owed: list[tuple[KernelClient, Answer]]) -> None:
+        async with self._telling:
+            for client, (channel, message) in owed:
+                await (self._publish(message) if channel == "iopub" else client.put(channel, message))
+
+    def _cause(self) -> str:
+        error = self._kernel.connection.failure
+        return f"{error.message if error else 'the kernel died'}; its variables are gone, files are kept"
+
+    async def _publish(self, message: RawMessage) -> None:
         for client, _ in list(self._clients.values()):
-            await client.put("iopub", notice)
+            await client.put("iopub", message)
 
     def _start(self, work: Any) -> None:
         task = asyncio.create_task(work)

@@ -1,6 +1,7 @@
 """One client of a kernel: its five channels over one stream, and who waits for what."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
@@ -24,6 +25,8 @@ Arrival = tuple[str, Message]
 """A channel and a message that came on it."""
 OnOutput = Callable[[RawMessage], Awaitable[None]]
 """Gets every message of iopub, whoever's request it belongs to. While it waits nothing more is read."""
+OnLate = Callable[[Message], None]
+"""Gets the outputs that come when nobody waits any more for the answer to the request that they belong to."""
 
 
 class Inbox:
@@ -79,6 +82,7 @@ class KernelConnection:
         channels.on_left_out = self._left_out
         self.codec = codec
         self.on_output: OnOutput | None = None
+        self.on_late: OnLate | None = None
         self.on_misbehaved: Callable[[GuestMisbehaved], None] | None = None
         """Told when the kernel has sent what is no message of its own; nothing it says counts until it is restarted."""
         self._inboxes: dict[str, Inbox] = {}
@@ -101,6 +105,11 @@ class KernelConnection:
     def is_dead(self) -> bool:
         """Whether there is no kernel behind it at the moment."""
         return self._failure is not None
+
+    @property
+    def failure(self) -> InterpreterError | None:
+        """Why there is none."""
+        return self._failure
 
     async def send(self, channel: str, message: Message) -> None:
         """Send a message on shell, control or stdin. Raises KernelDied and what else ended the connection."""
@@ -203,6 +212,13 @@ class KernelConnection:
                 inbox.fail(error)
             else:
                 await inbox.put((channel, whole), message.size + _MESSAGE_BYTES)
+        elif self.on_late is not None and channel == "iopub" and self._is_ours(message):
+            with contextlib.suppress(GuestMisbehaved):
+                self.on_late(await _whole(self.codec, message))
+
+    def _is_ours(self, message: RawMessage) -> bool:
+        """Whether it is output of a request of this service; the kernel's other clients see to theirs."""
+        return message.type in OUTPUT_TYPES and message.parent.get("session") == self.codec.session
 
 
 def _anew(error: Exception) -> Exception:

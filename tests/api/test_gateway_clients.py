@@ -94,6 +94,41 @@ async def test_papermills_parameters_reach_the_kernel(gateway: Api, tmp_path: Pa
     assert "96 readings" in "".join(output.get("text", "") for output in outputs(done))
 
 
+DIES = """
+import sys
+from jupyter_server.gateway.gateway_client import GatewayClient
+from jupyter_server.gateway.managers import GatewayKernelManager
+import nbformat
+from nbclient import NotebookClient
+GatewayClient.instance().url = sys.argv[1]
+GatewayKernelManager._async_is_alive = GatewayKernelManager.is_alive
+cells = ["print('before')", "import os; os._exit(1)", "print('after')"]
+notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+# Without a time limit, as by default: it waits for ever for a reply that does not come.
+manager = "jupyter_server.gateway.managers.GatewayKernelManager"
+options = {"allow_errors": True} if sys.argv[2] == "goes on" else {}
+NotebookClient(notebook, timeout=None, kernel_name="base", kernel_manager_class=manager, **options).execute()
+print([output.get("evalue") or output["text"] for cell in notebook.cells for output in cell.outputs])
+"""
+DIED = "the kernel died (exit status 1); its variables are gone, files are kept"
+
+
+@pytest.mark.parametrize("way", ["goes on", "ends"])
+async def test_nbclient_is_told_that_a_kernel_died(api: Api, way: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", DIES, f"http://127.0.0.1:{api.port}", way),
+        env={**os.environ, "JUPYTER_PLATFORM_DIRS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    said, complaint = await asyncio.wait_for(process.communicate(), SECONDS)
+    if way == "goes on":
+        assert said.decode().strip() == str(["before\n", DIED, "after\n"]), complaint.decode()
+    else:
+        assert process.returncode == 1
+        assert f"KernelDied: {DIED}" in complaint.decode()
+
+
 async def test_jupyter_kernel_client_runs_code_and_shuts_down(gateway: Api) -> None:
     def use() -> None:
         url = f"http://127.0.0.1:{gateway.port}"

@@ -11,6 +11,13 @@ from interpreter.engine.kernel import KernelChange
 
 pytestmark = pytest.mark.machine
 
+DIES_WHEN_TOLD = """
+import os, pathlib, time
+print('runs', flush=True)
+while not pathlib.Path('now').exists():
+    time.sleep(0.05)
+os._exit(7)
+"""
 ENDS_AT_ONCE = ".ipython/profile_default/startup/ends.py"
 
 
@@ -72,6 +79,63 @@ async def test_a_kernel_whose_messages_are_no_longer_its_own_is_started_again(ap
     session = f"/v1/sessions/{kernel.replace('-', '')}"
     result = (await api.client.post(f"{session}/execute", json={"code": "1 + 1"})).json()
     assert result["outputs"][0]["data"]["text/plain"] == "2"
+
+
+@pytest.mark.parametrize("v1", [False, True], ids=["default", "v1"])
+async def test_who_waits_for_a_kernel_that_dies_is_answered(api: Api, kernel: str, *, v1: bool) -> None:
+    async with channels(api, kernel, v1=v1) as client:
+        running = await client.ask(DIES_WHEN_TOLD)
+        await client.until(lambda frame: frame.type == "stream")
+        queued = await client.ask("1 + 1")
+        completion = await client.send("complete_request", {"code": "pri", "cursor_pos": 3})
+        # Answered beside the code that runs: by then the kernel has all the others.
+        await client.answered(await client.send("kernel_info_request", {}, channel="control"))
+        await api.client.put(f"/v1/sessions/{kernel.replace('-', '')}/files/content?path=now", content=b"")
+        frames = await client.until(lambda frame: frame.content.get("execution_state") == "restarting")
+        replies = {frame.parent["msg_id"]: frame for frame in frames if frame.channel == "shell"}
+        idle = [frame.parent.get("msg_id") for frame in frames if frame.content.get("execution_state") == "idle"]
+        for request in (running, queued, completion):
+            assert replies[request].content["status"] == "error"
+            assert "the kernel died (exit status 7)" in replies[request].content["evalue"]
+            assert idle.count(request) == 1
+        errors = [frame.parent["msg_id"] for frame in frames if frame.type == "error"]
+        assert errors == [running]
+        assert await client.printed("print('alive')") == "alive\n"
+
+
+async def test_control_requests_are_answered_too_and_all_of_it_again_when_it_is_dead(api: Api, kernel: str) -> None:
+    session = f"/v1/sessions/{kernel.replace('-', '')}"
+    async with channels(api, kernel, "mine") as client:
+        # Python's lock is held: the kernel answers on no channel.
+        await client.ask("import ctypes\nprint('runs', flush=True)\nctypes.PyDLL(None).sleep(600)")
+        await client.until(lambda frame: frame.type == "stream")
+        asked = await client.send("kernel_info_request", {}, channel="control")
+        assert await restart(api, kernel) == 200
+        reply, idle = await client.answered(asked)
+        assert (reply.channel, reply.content["ename"]) == ("control", "KernelDied")
+        assert idle.content == {"execution_state": "idle"}
+        params = {"path": ENDS_AT_ONCE}
+        await api.client.put(f"{session}/files/content", params=params, content=b"import os\nos._exit(1)\n")
+        assert await restart(api, kernel) == 409
+        await client.until(lambda frame: frame.content.get("execution_state") == "dead")
+        for request in ("execute_request", "complete_request", "inspect_request", "is_complete_request"):
+            frames = await client.answered(await client.send(request, {"code": "1", "cursor_pos": 1}))
+            reply = next(frame for frame in frames if frame.channel == "shell")
+            assert reply.type == request.replace("request", "reply")
+            assert (reply.content["status"], reply.content["ename"]) == ("error", "KernelDied")
+        await api.client.delete(f"{session}/files", params=params)
+
+
+async def test_what_is_asked_during_a_restart_is_answered_whichever_kernel_it_meets(api: Api, kernel: str) -> None:
+    async with channels(api, kernel) as client:
+        restarting = asyncio.create_task(restart(api, kernel))
+        waiting = {await client.ask(f"print({number})") for number in range(20)}
+        while waiting:
+            frame = await client.receive()
+            if frame.content.get("execution_state") == "idle":
+                waiting.discard(frame.parent.get("msg_id", ""))
+        assert await restarting == 200
+        assert await client.printed("print('alive')") == "alive\n"
 
 
 async def test_completion_is_no_activity(api: Api, kernel: str) -> None:

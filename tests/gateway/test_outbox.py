@@ -1,6 +1,7 @@
 """What waits for one Jupyter client: order, room, what is left out while it is away, and the end."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -146,3 +147,54 @@ async def test_clients_that_are_away_keep_no_more_than_their_session_may_hold() 
     for box in boxes:
         box.forget()
     assert room.held == 0
+
+
+def shown(text: str, kind: str = "display_data") -> RawMessage:
+    content = {"text": text, "data": {}, "transient": {"display_id": "i"}, "name": "stderr", "wait": True}
+    return CODEC.notice(kind, content, {"msg_id": "parent"})
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        lambda n: [shown(f"clear {n}", "clear_output"), shown(f"{n}" + " " * 10_000)],
+        lambda n: [shown(f"{n}", "update_display_data")],
+        lambda n: [shown(f"\r{n:6}", "stream")],
+    ],
+    ids=["drawn anew", "updated", "written over"],
+)
+async def test_what_is_not_shown_any_more_takes_no_room_while_it_is_away(
+    frame: Callable[[int], list[RawMessage]],
+) -> None:
+    room = Room(10 * LIMIT)
+    box = outbox(room=room)
+    await box.put("iopub", output("before", "status"))
+    for number in range(5000):
+        for message in frame(number):
+            await box.put("iopub", message)
+        assert room.held < 30_000
+    await box.put("iopub", output("result", "execute_result"))
+    got = await texts(box)
+    assert "cut" not in got
+    assert [text.strip() for text in got][-2:] == ["4999", "result"]
+
+
+async def test_a_clear_makes_room_again_where_output_was_left_out() -> None:
+    box = outbox()
+    for n in range(30):
+        await box.put("iopub", output(f"{n}".rjust(10_000)))
+    await box.put("iopub", shown("", "clear_output"))
+    await box.put("iopub", output("after"))
+    got = await texts(box)
+    assert got[-1] == "after"
+    assert len(got) < 5
+
+
+async def test_what_was_there_before_it_left_is_never_taken_back() -> None:
+    box = outbox()
+    await box.set_present(True)
+    await box.put("iopub", shown("1"))
+    await box.put("iopub", shown("clear", "clear_output"))
+    await box.set_present(False)
+    await box.put("iopub", shown("2"))
+    assert await texts(box) == ["1", "clear", "2"]
