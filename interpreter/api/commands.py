@@ -204,7 +204,7 @@ def _with_result(about: CommandView, result: Iterable[Piece]) -> Iterator[Piece]
 
 
 def _output(running: RunningCommand, after: int) -> Iterator[Piece]:
-    until = len(running.journal.entries)
+    until = running.journal.next
     about = CommandOutput(
         command_id=running.id,
         state=running.state,

@@ -25,7 +25,7 @@ class _Entry:
 
 
 class NotebookOutputs:
-    """The outputs of all cells of a notebook that runs. ``limit`` is in bytes, for all of them together.
+    """The outputs of all cells of a notebook that runs. ``limit`` is in bytes, for all that they show together.
 
     They take ``room`` twice, as events and as what the notebook has of them in the end, until they are closed.
     """
@@ -36,13 +36,29 @@ class NotebookOutputs:
         self._size = 0
         self._cells: dict[int, list[_Entry]] = {}
         self._shown: dict[str, JournalEntry] = {}
+        self._displayed: dict[str, int] = {}
+        """How often something is displayed under a name."""
         self._clear_next: set[int] = set()
         self._full = False
+        self._is_cut = False
         self._has_last_error = False
-        self.truncated = False
+
+    @property
+    def truncated(self) -> bool:
+        """Whether something is missing of what they show."""
+        return self._is_cut or any(entry.kind == "truncated" for entries in self._cells.values() for entry in entries)
 
     def add(self, cell: int, event: JournalEntry) -> JournalEntry | None:
         """Take an output of a cell; returns what readers are to see of it: itself, that there is too much, or None."""
+        if event.type == "clear_output":
+            if event.wait:
+                self._clear_next.add(cell)
+            else:
+                self._clear(cell)
+            return event
+        if cell in self._clear_next and event.type in OUTPUT_TYPES and event.type != "update_display_data":
+            self._clear_next.discard(cell)
+            self._clear(cell)
         if self._full:
             if event.type != "error" or self._has_last_error:
                 return None
@@ -52,8 +68,7 @@ class NotebookOutputs:
         elif self._size + event.size > self._limit or not self._room.fits(2 * event.size):
             self._full = True
             event = JournalEntry("truncated", dump_json({"type": "truncated", "limit_bytes": self._limit}))
-        self._size += event.size
-        self._room.take(2 * event.size)
+        self._count(event.size)
         self._take(cell, event)
         return event
 
@@ -73,46 +88,66 @@ class NotebookOutputs:
                 shown = self._shown.get(entry.display_id or "")
                 size += sum(one.size for one in ([shown] if shown else entry.events)) if entry.kind != "error" else 0
                 if size > self._limit:
-                    self.truncated = True
+                    self._is_cut = True
                     outputs.append(_notice(self._limit))
                     return finished
                 outputs.append(_output(entry, shown))
         return finished
 
+    def _count(self, size: int) -> None:
+        self._size += size
+        if size > 0:
+            self._room.take(2 * size)
+        else:
+            self._room.give_back(-2 * size)
+
+    def _show(self, display_id: str | None, event: JournalEntry | None, update: JournalEntry | None) -> None:
+        """What is displayed under a name is ``event`` from now on, or nothing; ``update`` has come and is counted."""
+        if display_id is None or event is None:
+            self._count(-update.size if update else 0)
+            return
+        before = self._shown.get(display_id)
+        if before is not None and before.type == "update_display_data":
+            self._count(-before.size)
+        self._shown[display_id] = event
+
+    def _clear(self, cell: int) -> None:
+        for entry in self._cells.pop(cell, []):
+            self._count(-sum(event.size for event in entry.events))
+            if entry.display_id is not None:
+                self._forget_display(entry.display_id)
+            # There is room again.
+            self._full = False
+
+    def _forget_display(self, display_id: str) -> None:
+        self._displayed[display_id] -= 1
+        if not self._displayed[display_id]:
+            del self._displayed[display_id]
+            shown = self._shown.pop(display_id)
+            if shown.type == "update_display_data":
+                self._count(-shown.size)
+
     def _take(self, cell: int, event: JournalEntry) -> None:
         entries = self._cells.setdefault(cell, [])
         if event.type == "truncated":
-            self.truncated = True
             entries.append(_Entry("truncated", [event]))
             return
-        if event.type not in OUTPUT_TYPES:
-            return
-        if event.type == "clear_output":
-            if parse_json(event.json)["wait"]:
-                self._clear_next.add(cell)
-            else:
-                entries.clear()
-            return
-        display_id = _display_id(event)
-        if display_id is not None and (event.type == "display_data" or display_id in self._shown):
-            self._shown[display_id] = event
+        display_id = event.display_id
         if event.type == "update_display_data":
+            # Of what is displayed nowhere it changes nothing.
+            self._show(display_id, event if display_id in self._shown else None, event)
             return
-        if cell in self._clear_next:
-            self._clear_next.discard(cell)
-            entries.clear()
+        if event.type not in OUTPUT_TYPES:
+            self._count(-event.size)
+            return
+        if display_id is not None:
+            self._displayed[display_id] = self._displayed.get(display_id, 0) + 1
+            self._show(display_id, event, None)
         stream = event.stream
         if stream is not None and entries and entries[-1].stream == stream:
             entries[-1].events.append(event)
         else:
             entries.append(_Entry(event.type, [event], stream, display_id))
-
-
-def _display_id(event: JournalEntry) -> str | None:
-    if event.type not in {"display_data", "update_display_data"}:
-        return None
-    display_id = parse_json(event.json).get("transient", {}).get("display_id")
-    return display_id if isinstance(display_id, str) and display_id else None
 
 
 def _output(entry: _Entry, shown: JournalEntry | None) -> dict[str, Any]:

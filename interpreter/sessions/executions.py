@@ -6,6 +6,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, Literal
 
 from interpreter.clock import Clock
@@ -21,8 +22,12 @@ from interpreter.errors import (
     NotFound,
     SessionEnded,
 )
+from interpreter.events import OUTPUT_TYPES
 from interpreter.kernel.channels import MAIN
 from interpreter.kernel.execution import Execution, ExecutionOptions
+from interpreter.kernel.limits import parse_json
+from interpreter.kernel.message import Message
+from interpreter.kernel.outputs import output_of
 from interpreter.sessions.journal import KEPT, Journal, forget_oldest
 from interpreter.sessions.outcome import ExecutionOutcome, Piece
 from interpreter.settings import Settings
@@ -31,6 +36,9 @@ from interpreter.store.store import Store
 
 CAUSE_SECONDS: Final = 5.0
 """How long what runs in a machine that has ended waits to be told why."""
+_LATE_BYTES: Final = 1_000_000
+"""So much is kept of what a context's code puts out between executions."""
+_LATE_CUT: Final = f"[Output of earlier code past {_LATE_BYTES} bytes was left out.]\n"
 _MAX_QUEUED: Final = 100
 """Executions that may wait in one session."""
 
@@ -53,6 +61,8 @@ class RunningExecution:
     def __init__(self, request: ExecutionRequest, session_id: str, journal: Journal, now: float) -> None:
         self.id = uuid.uuid4().hex
         self.context = request.context
+        self.takes_late = request.keep and not request.options.silent
+        """Whether it is told what earlier code of its context has put out since that ended."""
         self.detach = request.detach
         self.session_id = session_id
         self.journal = journal
@@ -111,6 +121,7 @@ class Executions:
         self._settings = settings
         self._clock = clock
         self._turns: dict[str, asyncio.Lock] = {}
+        self._late: dict[str, Journal] = {}
         self._running: dict[str, RunningExecution] = {}
         self._ended: dict[str, RunningExecution] = {}
         self._over: InterpreterError | None = None
@@ -131,6 +142,7 @@ class Executions:
     async def start(self, request: ExecutionRequest) -> RunningExecution:
         """Queue an execution behind those of its context. Raises NotFound, Busy."""
         kernel = self.kernel(request.context)
+        kernel.connection.on_late = partial(self._take_late, request.context)
         if len(self._running) >= _MAX_QUEUED:
             raise Busy(f"{len(self._running)} executions wait in this session already", retry_after=1)
         # What it really takes: text with one rare character in it takes four bytes for each.
@@ -181,6 +193,11 @@ class Executions:
         elif execution.state == "queued" and execution.task is not None:
             execution.task.cancel()
 
+    def forget_context(self, context: str) -> None:
+        """A context is closed: what its code has put out late is of no use any more."""
+        if late := self._late.pop(context, None):
+            late.forget()
+
     async def close(self, error: InterpreterError) -> None:
         """The session ends: whoever still waits is told, and what has detached is written down."""
         self._over = error
@@ -191,6 +208,8 @@ class Executions:
             if execution.task is not None:
                 execution.task.cancel()
         await asyncio.gather(*(one.task for one in running if one.task is not None), return_exceptions=True)
+        for context in list(self._late):
+            self.forget_context(context)
 
     async def _run(self, execution: RunningExecution, kernel: Kernel, request: ExecutionRequest) -> None:
         ended = ExecutionOutcome(status="cancelled")
@@ -198,10 +217,33 @@ class Executions:
             async with self._turns.setdefault(execution.context, asyncio.Lock()):
                 execution.state, execution.began = "running", self._clock.elapsed()
                 execution.journal.add({"type": "started", "execution_id": execution.id})
+                self._tell_late(execution)
                 ended = await self._execute(execution, kernel, request)
         finally:
             # Also when it was cancelled: the session ends, or the client went away before its turn.
             await asyncio.shield(self._finish(execution, ended, keep=request.keep))
+
+    def _take_late(self, context: str, message: Message) -> None:
+        """Output of code that has ended, by a thread for example: for what runs now, or else for what is next."""
+        running = (one for one in self._running.values() if one.context == context and one.state == "running")
+        execution = next(running, None)
+        if execution is not None and execution.takes_late:
+            journal = execution.journal
+        else:
+            limit = min(self._settings.output_limit, _LATE_BYTES)
+            journal = self._late.setdefault(context, Journal(limit, self._room))
+        journal.add_output(output_of(message).model_dump())
+
+    def _tell_late(self, execution: RunningExecution) -> None:
+        if not execution.takes_late or (late := self._late.pop(execution.context, None)) is None:
+            return
+        late.close()
+        for entry in late.entries:
+            if entry.type in OUTPUT_TYPES:
+                execution.journal.add_output(parse_json(entry.json))
+        if late.truncated:
+            execution.journal.add_output({"type": "stream", "name": "stderr", "text": _LATE_CUT})
+        late.forget()
 
     async def _execute(
         self, execution: RunningExecution, kernel: Kernel, request: ExecutionRequest

@@ -6,20 +6,25 @@ are kept as the JSON that readers get, once: what was printed is neither held tw
 
 import asyncio
 import contextlib
+from bisect import bisect_left, bisect_right
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeVar
 
 from interpreter.events import TOLD_TYPES
-from interpreter.kernel.limits import dump_json
+from interpreter.kernel.limits import dump_json, parse_json
 from interpreter.kernel.memory import Room
+from interpreter.picture import Picture
 
 KEPT: Final = 100
 """What has ended stays in memory, this many of each kind in a session, as long as there is room."""
 _ERROR_CHARACTERS: Final = 10_000
 _ENTRY_BYTES: Final = 200
 """What an entry costs besides its JSON."""
+_SUPERSEDED_SHARE: Final = 1 / 4
+"""So much of the limit may be held of what is not shown any more: readers that follow see it meanwhile."""
+_DISPLAYS: Final = frozenset({"display_data", "update_display_data"})
+_TAKES_ITS_PLACE: Final = frozenset({"clear_output", "update_display_data"})
 _STREAMS: Final = {name: f'{{"type":"stream","name":"{name}","text":"'.encode() for name in ("stdout", "stderr")}
 _STREAM_END: Final = b'"}'
 _ESCAPE: Final = len("\\u0000")
@@ -32,6 +37,10 @@ class JournalEntry:
 
     type: str
     json: bytes
+    display_id: str | None = None
+    """By which name a display may be updated, or is."""
+    wait: bool = False
+    """Of a ``clear_output``: whether it waits for the next output."""
 
     @property
     def size(self) -> int:
@@ -49,9 +58,10 @@ class JournalEntry:
 
 
 class Journal:
-    """A list of events that grows until it is closed. ``limit`` is in bytes of output; ``room`` is shared with others.
+    """Events by number, until it is closed. ``limit`` is in bytes of output; ``room`` is shared with others.
 
-    It holds its room until it is forgotten and nobody reads it any more.
+    The limit is for what a front end would show of it (see `Picture`): what was cleared or updated since does not
+    count, and goes when it takes much. It holds its room until it is forgotten and nobody reads it any more.
     """
 
     def __init__(self, limit: int, room: Room) -> None:
@@ -62,7 +72,14 @@ class Journal:
         self._room = room
         self._size = 0
         self._held = 0
+        self._next = 0
+        self._numbers: list[int] = []
         self._entries: list[JournalEntry] = []
+        self._pictures: dict[int | None, Picture] = {}
+        self._superseded: set[int] = set()
+        self._superseded_size = 0
+        self._is_thinned = False
+        self._notice: int | None = None
         self._closed = False
         self._readers = 0
         self._forgotten = False
@@ -73,47 +90,69 @@ class Journal:
         """All events so far."""
         return self._entries
 
+    @property
+    def next(self) -> int:
+        """The number that the next event gets."""
+        return self._next
+
     def add(self, event: Mapping[str, Any]) -> None:
         """Add an event that is not output, whatever the limit says."""
         self._add(JournalEntry(event["type"], dump_json(event)))
 
     def add_output(self, event: Mapping[str, Any]) -> None:
-        """Add an output; past the limit text is cut, all else is left out but an error, and one event says so."""
+        """Add an output; past the limit text is cut, all else is left out but an error, and one event says so.
+
+        There may be room again when what is there is cleared.
+        """
         had_error = self.error is not None
         if event["type"] == "error":
             self.error = short_error(event)
-        if self.truncated:
+        picture = self._picture(None)
+        if self.truncated and not picture.clears_next and event["type"] not in _TAKES_ITS_PLACE:
             self._add_error(event, had_error=had_error)
             return
-        entry = JournalEntry(event["type"], dump_json(event))
+        entry = entry_of(event)
+        self._supersede(picture, entry, event.get("text", ""))
         left = self._limit - self._size
-        if entry.size <= left and self._room.fits(entry.size):
-            self._size += entry.size
-            self._add(entry)
+        if entry.type == "clear_output" or (entry.size <= left and self._has_room(entry.size)):
+            self._add(entry, counts=True)
             return
-        self.truncated = True
-        if (cut := _cut(entry, left)) and self._room.fits(cut.size):
-            self._add(cut)
-        self.add({"type": "truncated", "limit_bytes": self._limit})
+        if (cut := _cut(entry, left)) and self._has_room(cut.size):
+            self._add(cut, counts=True)
+        else:
+            picture.leave_out(self._next)
+        if not self.truncated:
+            self.truncated = True
+            self._notice = self._next
+            picture.add(self._next)
+            self.add({"type": "truncated", "limit_bytes": self._limit})
         self._add_error(event, had_error=had_error)
 
-    def pass_on(self, entry: JournalEntry, **more: int) -> None:
-        """Add another journal's event with ``more`` members, whatever the limit says."""
-        self._add(JournalEntry(entry.type, dump_json(more)[:-1] + b"," + entry.json[1:]))
+    def pass_on(self, entry: JournalEntry, *, index: int) -> None:
+        """Add the event of a cell of that ``index``, which another journal has, whatever the limit says."""
+        if entry.type in TOLD_TYPES:
+            stream = entry.stream
+            text: str = parse_json(b'"' + entry.text(stream) + b'"') if stream else ""
+            self._supersede(self._picture(index), entry, text)
+        json = dump_json({"index": index})[:-1] + b"," + entry.json[1:]
+        self._add(replace(entry, json=json), counts=True)
 
     def close(self) -> None:
         """Nothing comes any more."""
         self._closed = True
+        if self._is_thinned:
+            # Either all is there that came, or what is left of it.
+            self._thin_out()
         self._tell()
 
     async def follow(self, start: int = 0) -> AsyncGenerator[tuple[int, JournalEntry]]:
         """All events from number ``start`` on with their numbers, those that are there and those that come."""
-        position = start
+        number = start - 1
         with self.reading():
             while True:
-                while position < len(self._entries):
-                    yield position, self._entries[position]
-                    position += 1
+                while (place := bisect_right(self._numbers, number)) < len(self._numbers):
+                    number = self._numbers[place]
+                    yield number, self._entries[place]
                 if self._closed:
                     return
                 await self._changed.wait()
@@ -140,9 +179,12 @@ class Journal:
         yield b"]"
 
     def printed(self, stream: str, start: int = 0, end: int | None = None) -> Iterator[bytes | memoryview]:
-        """All text of one stream as a JSON string, in pieces; with ``start`` and ``end`` that of some events."""
+        """All text of one stream as a JSON string, in pieces; with ``start`` and ``end`` that of the events of these numbers."""
+        places = (
+            len(self._numbers) if number is None else bisect_left(self._numbers, number) for number in (start, end)
+        )
         yield b'"'
-        for entry in islice(self._entries, start, end):
+        for entry in self._entries[slice(*places)]:
             if entry.stream == stream:
                 yield entry.text(stream)
         yield b'"'
@@ -167,11 +209,59 @@ class Journal:
             self._room.give_back(self._held)
             self._held = 0
 
-    def _add(self, entry: JournalEntry) -> None:
+    def _add(self, entry: JournalEntry, *, counts: bool = False) -> None:
         self._room.take(entry.size)
         self._held += entry.size
+        self._size += entry.size if counts else 0
+        self._numbers.append(self._next)
         self._entries.append(entry)
+        self._next += 1
+        if self._superseded_size > self._limit * _SUPERSEDED_SHARE:
+            self._thin_out()
         self._tell()
+
+    def _picture(self, index: int | None) -> Picture:
+        return self._pictures.setdefault(index, Picture())
+
+    def _supersede(self, picture: Picture, entry: JournalEntry, text: str) -> None:
+        """Note what is not shown any more once ``entry`` is added."""
+        stream = entry.stream
+        if entry.type == "clear_output":
+            gone = picture.clear(self._next, wait=entry.wait)
+        elif stream is not None:
+            gone = picture.write(self._next, stream, text)
+        elif entry.type == "update_display_data" and entry.display_id is not None:
+            gone = picture.update(self._next, entry.display_id)
+        else:
+            gone = picture.add(self._next)
+        for number in gone:
+            size = self._entries[bisect_left(self._numbers, number)].size
+            self._superseded.add(number)
+            self._superseded_size += size
+            if number == self._notice:
+                self.truncated, self._notice = False, None
+            else:
+                self._size -= size
+
+    def _has_room(self, size: int) -> bool:
+        if not self._room.fits(size) and self._superseded:
+            self._thin_out()
+        return self._room.fits(size)
+
+    def _thin_out(self) -> None:
+        kept = [
+            (number, entry)
+            for number, entry in zip(self._numbers, self._entries, strict=True)
+            if number not in self._superseded
+        ]
+        self._numbers = [number for number, _ in kept]
+        self._entries = [entry for _, entry in kept]
+        freed = min(self._superseded_size, self._held)
+        self._room.give_back(freed)
+        self._held -= freed
+        self._superseded.clear()
+        self._superseded_size = 0
+        self._is_thinned = True
 
     def _add_error(self, event: Mapping[str, Any], *, had_error: bool) -> None:
         # How it ended is told also when there is no room for what it said before; once, the guest may send any number.
@@ -210,6 +300,17 @@ def short_error(event: Mapping[str, Any]) -> dict[str, Any]:
         "evalue": event["evalue"][:_ERROR_CHARACTERS],
         "traceback": lines if sum(map(len, lines)) <= _ERROR_CHARACTERS else kept,
     }
+
+
+def entry_of(event: Mapping[str, Any]) -> JournalEntry:
+    """An output as an entry."""
+    display_id = event.get("transient", {}).get("display_id") if event["type"] in _DISPLAYS else None
+    return JournalEntry(
+        event["type"],
+        dump_json(event),
+        display_id if isinstance(display_id, str) and display_id else None,
+        wait=event["type"] == "clear_output" and bool(event.get("wait")),
+    )
 
 
 def _cut(entry: JournalEntry, left: int) -> JournalEntry | None:

@@ -157,6 +157,7 @@ class Sessions:
             raise Conflict("the main context cannot be closed", hint="Restart it, or stop the session")
         with live.use() as session:
             await session.close_context(name)
+            live.executions.forget_context(name)
             await live.change(contexts=list(session.kernels))
 
     async def open(self) -> None:

@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 from interpreter.kernel.limits import dump_json
 from interpreter.kernel.memory import Room
 from interpreter.notebooks.outputs import NotebookOutputs
-from interpreter.sessions.journal import JournalEntry
+from interpreter.sessions.journal import JournalEntry, entry_of
 
 TEXTS = st.text(max_size=5)
 JSON = st.recursive(
@@ -47,7 +47,7 @@ EVENTS = st.lists(st.tuples(st.integers(0, 2), STREAMS | CLEARS | shows(BUNDLES,
 
 
 def entry(event: dict[str, Any]) -> JournalEntry:
-    return JournalEntry(event["type"], dump_json(event))
+    return entry_of(event)
 
 
 def unbounded(limit: int) -> NotebookOutputs:

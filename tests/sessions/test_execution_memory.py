@@ -18,6 +18,7 @@ from interpreter.engine.kernel import Kernel
 from interpreter.errors import Busy, KernelDied
 from interpreter.kernel.channels import MAIN, KernelChannels
 from interpreter.kernel.connection import KernelConnection
+from interpreter.kernel.execution import ExecutionOptions
 from interpreter.kernel.framing import FrameStream
 from interpreter.kernel.memory import SessionMemory
 from interpreter.kernel.message import Codec, Message
@@ -37,6 +38,7 @@ class Relayed:
 
     def __init__(self, stream: FrameStream) -> None:
         self.stream = stream
+        self.last: Message | None = None
         self.may_run = asyncio.Event()
         self.may_run.set()
 
@@ -48,10 +50,16 @@ class Relayed:
             await self._tell(request, "iopub", "stream", {"name": "stdout", "text": "x" * count})
             await self._tell(request, "shell", "execute_reply", {"status": "ok", "execution_count": 1})
             await self._tell(request, "iopub", "status", {"execution_state": "idle"})
+            self.last = request
+
+    async def print_late(self, text: str) -> None:
+        """Something that the last code has started prints, after that has ended."""
+        assert self.last is not None
+        await self._tell(self.last, "iopub", "stream", {"name": "stdout", "text": text})
 
     async def _tell(self, request: Message, channel: str, kind: str, content: dict[str, Any]) -> None:
         parts = CODEC.serialise(CODEC.request(kind, content))
-        parts[2 + 1] = json.dumps({"msg_id": request.header.msg_id}).encode()
+        parts[2 + 1] = json.dumps({"msg_id": request.header.msg_id, "session": request.header.session}).encode()
         self.stream.writer.write(encode(Frame(Kind.MESSAGE, {"channel": channel, "parts": CODEC.signed(parts[2:])})))
         await self.stream.writer.drain()
 
@@ -173,3 +181,37 @@ async def test_past_its_limit_output_is_cut_and_its_beginning_kept(fixture: Fixt
     stream, truncated = answer["outputs"]
     assert OUTPUT_LIMIT * 0.9 < len(stream["text"]) <= OUTPUT_LIMIT
     assert (truncated, answer["truncated"]) == ({"type": "truncated", "limit_bytes": OUTPUT_LIMIT}, True)
+
+
+def printed(running: RunningExecution) -> str:
+    outputs = json.loads(b"".join(running.answer()))["outputs"]
+    return "".join(output["text"] for output in outputs)
+
+
+async def test_what_is_printed_between_executions_comes_with_the_next_one_that_shows_outputs(fixture: Fixture) -> None:
+    await fixture.run("1")
+    for text in ("late ", "later "):
+        await fixture.relayed.print_late(text)
+    # Of a notebook's cells, and of silent code, nothing else is shown.
+    assert printed(await fixture.run("2", keep=False)) == "xx"
+    assert printed(await fixture.run("2", options=ExecutionOptions(silent=True))) == "xx"
+    assert printed(await fixture.run("3")) == "late later xxx"
+    assert printed(await fixture.run("3")) == "xxx"
+
+
+async def test_what_is_printed_between_executions_is_bounded_and_counted(fixture: Fixture) -> None:
+    await fixture.run("1")
+    held = fixture.memory.kept.held
+    for _ in range(30):
+        await fixture.relayed.print_late("y" * 100_000)
+    # By its end all of that is here.
+    await fixture.run("1", keep=False)
+    running = await fixture.run("3")
+    text = printed(running)
+    assert 900_000 < text.count("y") < 1_000_000
+    assert text.endswith("[Output of earlier code past 1000000 bytes was left out.]\nxxx")
+    await fixture.relayed.print_late("y" * 100_000)
+    await fixture.run("1", keep=False)
+    assert fixture.memory.kept.held > held + 1_000_000
+    await fixture.executions.close(Busy("it ends", retry_after=1))
+    assert fixture.memory.kept.held < held + 1_100_000

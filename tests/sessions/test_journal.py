@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from interpreter.events import joined
 from interpreter.kernel.memory import Room
-from interpreter.sessions.journal import Journal, JournalEntry, forget_oldest
+from interpreter.notebooks.outputs import NotebookOutputs
+from interpreter.sessions.journal import Journal, JournalEntry, entry_of, forget_oldest
 
 Event = dict[str, Any]
 texts = st.text(st.characters(exclude_categories=["Cs"]))
@@ -173,3 +174,169 @@ async def test_one_that_comes_when_nothing_is_held_always_fits(size: int) -> Non
     room = Room(1000)
     await room.wait_for(size)
     assert room.held == size
+
+
+def display(text: str, kind: str = "display_data", display_id: str | None = None) -> Event:
+    transient = {} if display_id is None else {"display_id": display_id}
+    return {"type": kind, "data": {"text/html": text}, "metadata": {}, "transient": transient}
+
+
+def printed_text(text: str, name: str = "stdout") -> Event:
+    return {"type": "stream", "name": name, "text": text}
+
+
+CLEAR = {"type": "clear_output", "wait": True}
+
+
+def texts_of(journal: Journal) -> list[str]:
+    events = json.loads(b"".join(journal.outputs()))
+    return [str(event.get("text") or event.get("data", {}).get("text/html", "")).strip() for event in events]
+
+
+async def test_a_picture_that_is_drawn_anew_all_the_time_ends_on_the_last_one() -> None:
+    room = Room(1_000_000_000)
+    journal = journal_of(10_000_000, room)
+    follower = asyncio.create_task(all_of(journal))
+    for number in range(600):
+        journal.add_output(CLEAR)
+        journal.add_output(display(f"{number}" + " " * 300_000))
+        await asyncio.sleep(0)
+        assert room.held < 13_000_000
+    journal.add_output(printed_text("final"))
+    journal.close()
+    assert not journal.truncated
+    assert texts_of(journal) == ["", "599", "final"]
+    seen = [event["data"]["text/html"].strip() for event in await follower if event["type"] == "display_data"]
+    # Whoever keeps up sees all.
+    assert seen == [str(number) for number in range(600)]
+    journal.forget()
+    assert room.held == 0
+
+
+@pytest.mark.parametrize("wait", [True, False], ids=["wait", "at once"])
+def test_what_is_cleared_after_the_limit_makes_room_again(*, wait: bool) -> None:
+    journal = journal_of(10_000)
+    for number in range(20):
+        journal.add_output(display(f"{number}" + "x" * 1000))
+    assert journal.truncated
+    journal.add_output({"type": "clear_output", "wait": wait})
+    journal.add_output(printed_text("after"))
+    journal.close()
+    assert not journal.truncated
+    assert texts_of(journal)[-1] == "after"
+    assert sum(entry.size for entry in journal.entries) < 10_000
+
+
+def test_a_display_that_is_updated_for_an_hour_leaves_room_for_what_comes_after() -> None:
+    journal = journal_of(100_000)
+    journal.add_output(display("begins", display_id="bar"))
+    for number in range(36_000):
+        journal.add_output(display(f"{number}", "update_display_data", "bar"))
+        assert len(journal.entries) < 200
+    journal.add_output(printed_text("result"))
+    journal.close()
+    assert texts_of(journal) == ["begins", "35999", "result"]
+
+
+@pytest.mark.parametrize(
+    "line", ["\rstep {}", "\r\x1b[32mstep {}\x1b[0m", "\rstep {}\rstep {}"], ids=["plain", "coloured", "twice"]
+)
+def test_a_line_that_is_written_over_for_an_hour_leaves_room_for_what_comes_after(line: str) -> None:
+    journal = journal_of(100_000)
+    journal.add_output(printed_text("before\n", "stderr"))
+    for number in range(36_000):
+        journal.add_output(printed_text(line.format(f"{number:5}", f"{number:5}"), "stderr"))
+    journal.add_output(printed_text("\n", "stderr"))
+    journal.add_output(printed_text("result"))
+    journal.close()
+    assert not journal.truncated
+    shown, result = texts_of(journal)
+    assert result == "result"
+    assert shown.startswith("before\n")
+    assert "35999" in shown.split("\r")[-1]
+    assert len(shown) < 100
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [["\rlong line"] + ["\rshort"] * 9, ["\rup\x1b[A"] * 10, ["\rback\b\b"] * 10, ["line\n"] * 10, ["\rline\n"] * 10],
+    ids=["shorter", "up", "back", "lines", "lines that begin anew"],
+)
+def test_what_can_still_be_seen_counts(pieces: list[str]) -> None:
+    journal = journal_of(sum(map(len, pieces)) + 10 * 245)
+    for _ in range(2):
+        for piece in pieces:
+            journal.add_output(printed_text(piece))
+    assert journal.truncated
+    text = "".join(event.get("text", "") for event in told(journal.entries))
+    assert len(text) > 20
+    assert ("".join(pieces) * 2).startswith(text)
+
+
+def test_what_is_little_is_there_as_it_came() -> None:
+    events = [printed_text("a\r"), printed_text("\rb"), CLEAR, display("x", display_id="i"), CLEAR, printed_text("c")]
+    journal = journal_of()
+    for event in events:
+        journal.add_output(event)
+    journal.close()
+    assert told(journal.entries) == events
+
+
+SHOWN = st.lists(
+    st.one_of(
+        st.builds(printed_text, st.text("ab\r\n\b", max_size=4), st.sampled_from(["stdout", "stderr"])),
+        st.builds(
+            display,
+            st.text("xy", max_size=3),
+            st.sampled_from(["display_data", "update_display_data"]),
+            st.sampled_from([None, "i", "j"]),
+        ),
+        st.builds(lambda wait: {"type": "clear_output", "wait": wait}, st.booleans()),
+    ),
+    max_size=30,
+)
+
+
+def seen(events: list[Event]) -> list[dict[str, Any]]:
+    """What a front end shows of events in the end, with lines as a terminal has them."""
+    outputs = NotebookOutputs(10**9, Room(10**9))
+    for event in events:
+        outputs.add(0, entry_of(event))
+    shown = outputs.finish().get(0, [])
+    for output in shown:
+        if "text" in output:
+            output["text"] = [overwritten(line) for line in output["text"].split("\n")]
+    return shown
+
+
+def overwritten(line: str) -> str:
+    if "\b" in line:
+        return line
+    text = ""
+    for part in line.split("\r"):
+        text = part + text[len(part) :]
+    return text
+
+
+@given(SHOWN)
+def test_thinned_out_or_not_a_front_end_shows_the_same(events: list[Event]) -> None:
+    journal = Journal(10_000_000, Room(10**9))
+    thinned = Journal(10_000_000, Room(10**9))
+    for event in events:
+        journal.add_output(event)
+        thinned.add_output(event)
+        # As it does by itself when much is there that nobody sees.
+        thinned._thin_out()  # pyright: ignore[reportPrivateUsage]
+    assert seen(told(thinned.entries)) == seen(events)
+    assert seen(told(journal.entries)) == seen(events)
+
+
+def test_what_was_printed_since_an_event_is_found_by_its_number_when_much_has_gone() -> None:
+    journal = journal_of(10_000)
+    for number in range(400):
+        journal.add_output({"type": "stream", "name": "stdout", "text": f"\r{number:040}"})
+    place = journal.next
+    journal.add_output({"type": "stream", "name": "stdout", "text": "\nend"})
+    assert len(journal.entries) < place
+    assert b"".join(journal.printed("stdout", place, journal.next)) == b'"\\nend"'
+    assert b"".join(journal.printed("stdout", place + 1)) == b'""'
