@@ -23,6 +23,8 @@ _ENTRY_BYTES: Final = 200
 """What an entry costs besides its JSON."""
 _SUPERSEDED_SHARE: Final = 1 / 4
 """So much of the limit may be held of what is not shown any more: readers that follow see it meanwhile."""
+_STDERR_SHARE: Final = 1 / 10
+"""So much of the limit stderr has to itself when other output has used the limit up: it tells why something failed."""
 _DISPLAYS: Final = frozenset({"display_data", "update_display_data"})
 _TAKES_ITS_PLACE: Final = frozenset({"clear_output", "update_display_data"})
 _STREAMS: Final = {name: f'{{"type":"stream","name":"{name}","text":"'.encode() for name in ("stdout", "stderr")}
@@ -80,6 +82,7 @@ class Journal:
         self._superseded_size = 0
         self._is_thinned = False
         self._notice: int | None = None
+        self._spare = 0
         self._closed = False
         self._readers = 0
         self._forgotten = False
@@ -100,8 +103,9 @@ class Journal:
         self._add(JournalEntry(event["type"], dump_json(event)))
 
     def add_output(self, event: Mapping[str, Any]) -> None:
-        """Add an output; past the limit text is cut, all else is left out but an error, and one event says so.
+        """Add an output; past the limit text is cut, and all else is left out but an error and the first of stderr.
 
+        One event says so.
         There may be room again when what is there is cleared.
         """
         had_error = self.error is not None
@@ -109,7 +113,7 @@ class Journal:
             self.error = short_error(event)
         picture = self._picture(None)
         if self.truncated and not picture.clears_next and event["type"] not in _TAKES_ITS_PLACE:
-            self._add_error(event, had_error=had_error)
+            self._add_past_limit(picture, event, had_error=had_error)
             return
         entry = entry_of(event)
         self._supersede(picture, entry, event.get("text", ""))
@@ -123,6 +127,7 @@ class Journal:
             picture.leave_out(self._next)
         if not self.truncated:
             self.truncated = True
+            self._spare = 0 if entry.stream == "stderr" else int(self._limit * _STDERR_SHARE)
             self._notice = self._next
             picture.add(self._next)
             self.add({"type": "truncated", "limit_bytes": self._limit})
@@ -262,6 +267,18 @@ class Journal:
         self._superseded.clear()
         self._superseded_size = 0
         self._is_thinned = True
+
+    def _add_past_limit(self, picture: Picture, event: Mapping[str, Any], *, had_error: bool) -> None:
+        self._add_error(event, had_error=had_error)
+        if event.get("name") != "stderr" or not self._spare:
+            return
+        entry = _cut(entry_of(event), self._spare)
+        if entry is None or not self._has_room(entry.size):
+            self._spare = 0
+            return
+        self._spare -= entry.size
+        self._supersede(picture, entry, event["text"])
+        self._add(entry, counts=True)
 
     def _add_error(self, event: Mapping[str, Any], *, had_error: bool) -> None:
         # How it ended is told also when there is no room for what it said before; once, the guest may send any number.

@@ -48,6 +48,13 @@ async def test_a_command_past_its_time_is_ended(api: Api, shared: str) -> None:
     assert (result["status"], result["stdout"]) == ("timeout", "begun\n")
 
 
+async def test_a_command_that_floods_stdout_still_says_why_it_failed(api: Api, shared: str) -> None:
+    result = await run(api, shared, "yes äöü | head -c 14000000; echo 'no such thing' >&2; exit 3")
+    assert (result["exit_code"], result["truncated"], result["stderr"]) == (3, True, "no such thing\n")
+    # Between two characters, wherever the limit is.
+    assert set(result["stdout"]) == set("äöü\n")
+
+
 @pytest.mark.parametrize("cwd", ["missing", "/root"])
 async def test_a_command_that_cannot_be_started_says_why(api: Api, shared: str, cwd: str) -> None:
     result = await run(api, shared, "true", cwd=cwd)
