@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+from interpreter.deadline import deadline
 from interpreter.errors import Busy, FileExists, FileNotFound, TransferError
 from interpreter.kernel import tree
 from interpreter.kernel.archive import ArchiveFormat, open_archive
@@ -106,7 +107,7 @@ class SessionFiles:
     @asynccontextmanager
     async def _turn(self) -> AsyncGenerator[None]:
         try:
-            async with asyncio.timeout(_TURN_SECONDS):
+            async with deadline(_TURN_SECONDS):
                 await self._turns.acquire()
         except TimeoutError:
             raise Busy(f"{MAX_TRANSFERS} files of the session are on their way, and none came to its end") from None

@@ -232,7 +232,7 @@ class KernelClients:
     async def send(self, client: KernelClient, message: ClientMessage) -> None:
         """Send a client's message to the kernel, or the next one while that is started. Raises KernelDied."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(RESTART_TIMEOUT):
+            async with deadline(RESTART_TIMEOUT):
                 await self._settled.wait()
         if message.msg_type == "shutdown_request":
             self._ends_for_good = not parse_json(message.parts[3]).get("restart")

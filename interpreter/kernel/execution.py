@@ -10,7 +10,7 @@ from interpreter.deadline import deadline
 from interpreter.errors import ExecutionTimeout, GuestMisbehaved, GuestRefused, GuestUnresponsive
 from interpreter.events import OUTPUT_TYPES
 from interpreter.kernel.connection import Inbox, KernelConnection
-from interpreter.kernel.message import Message
+from interpreter.kernel.message import LEFT_OUT, Message
 from interpreter.kernel.outputs import DisplayData, Error, Output, Result, output_of
 
 OnInput = Callable[[str, bool], Awaitable[str]]
@@ -89,6 +89,8 @@ class Execution:
         )
         self.begun = asyncio.Event()
         """Set once the kernel is at it: an interrupt before that would be ignored."""
+        self.has_left_out = False
+        """Whether an output was too much, and a line on stderr stands in its place."""
         self._sign_of_life = "status" if options.silent else "execute_input"
         self._asking: asyncio.Task[None] | None = None
         self._started = False
@@ -135,6 +137,7 @@ class Execution:
                         raise await self._out_of_time(inbox) from None
                     self._note(channel, message)
                     if channel == "iopub" and message.type in OUTPUT_TYPES:
+                        self.has_left_out = self.has_left_out or message.metadata.get(LEFT_OUT) is True
                         output = output_of(message)
                         self._failed = self._failed or isinstance(output, Error)
                         if self._options.keep_outputs:

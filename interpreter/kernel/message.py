@@ -20,6 +20,8 @@ from interpreter.kernel.turns import Steps, at_once
 
 DELIMITER: Final = b"<IDS|MSG>"
 PROTOCOL_VERSION: Final = "5.4"
+LEFT_OUT: Final = "left_out"
+"""True in the metadata of what is told in place of an output that is too much."""
 _SIGNED_PARTS: Final = 4
 _MAX_HEADER: Final = 64 * 1024
 _MAX_HEADER_VALUES: Final = 1000
@@ -154,10 +156,10 @@ class Codec:
             content=content,
         )
 
-    def notice(self, msg_type: str, content: dict[str, Any], parent: dict[str, Any]) -> RawMessage:
+    def notice(self, msg_type: str, content: dict[str, Any], parent: dict[str, Any], **metadata: bool) -> RawMessage:
         """A message to clients that does not come from the kernel, about it."""
         message = self.request(msg_type, content)
-        parts = [dump_json(part) for part in (message.header.model_dump(), parent, {}, content)]
+        parts = [dump_json(part) for part in (message.header.model_dump(), parent, metadata, content)]
         return RawMessage(message.header, parent, parts)
 
     def left_out(self, message: RawMessage, why: str) -> RawMessage:
@@ -172,7 +174,8 @@ class Codec:
             return self._left_out({}, f"it has {size} bytes")
 
     def _left_out(self, parent: dict[str, Any], why: str) -> RawMessage:
-        return self.notice("stream", {"name": "stderr", "text": f"[An output was left out: {why}.]\n"}, parent)
+        text = f"[An output was left out: {why}.]\n"
+        return self.notice("stream", {"name": "stderr", "text": text}, parent, **{LEFT_OUT: True})
 
     def serialise(self, message: Message) -> list[bytes]:
         """The message as ZeroMQ parts, without identities."""

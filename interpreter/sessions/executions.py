@@ -290,7 +290,7 @@ class Executions:
                 "execution_id": execution.id,
                 "context_id": execution.context,
                 "error": ended.error or raised,
-                "truncated": journal.truncated,
+                "truncated": journal.truncated or (execution.running is not None and execution.running.has_left_out),
                 "duration_seconds": 0.0 if execution.began is None else round(elapsed - execution.began, 6),
             }
         )

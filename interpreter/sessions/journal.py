@@ -184,7 +184,7 @@ class Journal:
         yield b"]"
 
     def printed(self, stream: str, start: int = 0, end: int | None = None) -> Iterator[bytes | memoryview]:
-        """All text of one stream as a JSON string, in pieces; with ``start`` and ``end`` that of the events of these numbers."""
+        """All text of one stream as a JSON string, in pieces; of the events with these numbers alone, when given."""
         places = (
             len(self._numbers) if number is None else bisect_left(self._numbers, number) for number in (start, end)
         )

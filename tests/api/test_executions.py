@@ -117,6 +117,13 @@ async def test_output_past_the_limit_is_cut_and_says_so(api: Api, session_id: st
     assert (result["status"], result["truncated"]) == ("ok", True)
     assert 1_000_000 < size <= 10_000_000
     assert result["outputs"][-1]["type"] == "truncated"
+
+
+async def test_one_output_that_is_too_long_to_be_told_is_missed_by_nobody(api: Api, session_id: str) -> None:
+    result = await api.run(session_id, "'y' * 40_000_000")
+    assert (result["status"], result["truncated"]) == ("ok", True)
+    (notice,) = result["outputs"]
+    assert notice["text"].startswith("[An output was left out: it has 4000")
     assert await api.printed(session_id, "print(1)") == "1\n"
 
 

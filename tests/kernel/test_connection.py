@@ -87,6 +87,7 @@ async def test_a_message_that_was_too_long_for_the_relay_is_told(relay: Relay, c
         async with asyncio.timeout(SECONDS):
             _, notice = await inbox.get()
     assert notice.content["text"] == "[An output was left out: it has 70000000 bytes.]\n"
+    assert notice.metadata == {"left_out": True}
 
 
 async def test_what_waits_for_readers_is_bounded_in_bytes_and_one_always_fits() -> None:
