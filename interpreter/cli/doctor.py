@@ -47,7 +47,7 @@ async def doctor(settings: Settings, *, json_output: bool, probe: bool) -> int:
             findings.append(Finding(f"accelerator {answer.accelerator}", state, answer.warning or answer.reason))
             findings += [
                 Finding(f"jail: {part.name}", "ok" if part.in_force else "warning", part.detail)
-                for part in await inspect_jail(settings)
+                for part in await inspect_jail(settings, answer.accelerator)
             ]
         except InterpreterError as error:
             findings.append(Finding("machine", "missing", str(error)))

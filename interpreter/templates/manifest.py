@@ -18,6 +18,7 @@ from interpreter.vm.command import MACHINE_TYPE, MachineSpec
 from interpreter.vm.memory import extents
 
 FORMAT: Final = 1
+_MODULES: Final = Path("/sys/module")
 _FIRST_AGENT: Final = 1
 """Version of the agent in builds from before it was noted."""
 MANIFEST: Final = "manifest.json"
@@ -88,7 +89,7 @@ def conditions_of(spec: MachineSpec, qemu_version: str) -> Conditions:
     """What a snapshot made now would be bound to."""
     cpu_model = spec.cpu_model
     if spec.accelerator is Accelerator.KVM:
-        cpu_model = f"{cpu_model} ({_host_processor()})"
+        cpu_model = f"{cpu_model} ({_host_processor()}; {_host_kvm()})"
     return Conditions(
         qemu_version=qemu_version,
         accelerator=spec.accelerator,
@@ -159,3 +160,13 @@ def _host_processor() -> str:
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     about = hashlib.sha256("|".join(fields.get(key, "") for key in wanted).encode()).hexdigest()[:12]
     return f"{fields.get('model name', 'unknown')}, {about}"
+
+
+def _host_kvm() -> str:
+    # What a guest was told of the host: another kernel, or KVM with other options, may offer it no more.
+    options = {
+        f"{module}.{name}": file.read_text(encoding="ascii").strip()
+        for module, name in (("kvm_amd", "nested"), ("kvm_intel", "nested"), ("kvm_amd", "npt"), ("kvm_intel", "ept"))
+        if (file := _MODULES / module / "parameters" / name).exists()
+    }
+    return ", ".join((os.uname().release, *(f"{name}={value}" for name, value in options.items())))

@@ -24,10 +24,12 @@ from interpreter.vm.jail import new_jail
 from interpreter.vm.machine import Machine, MachineStart, start_machine
 from interpreter.vm.memory import new_memory
 from interpreter.vm.programs import find_program, qemu_version
+from interpreter.vm.record import boot_id
 
 PROBE_SECONDS: Final = 5.0
 """KVM shows the byte in well under a second; the firmware alone takes TCG about half of one."""
 
+_DEVICE: Final = Path("/dev/kvm")
 _MARK: Final = b"K"
 # mov dx, 0x2f8 (the second serial port); mov al, 'K'; out dx, al; hlt; jmp back to the hlt.
 _CODE: Final = bytes.fromhex("baf802 b04b ee f4 ebfd")
@@ -56,7 +58,8 @@ async def choose_accelerator(settings: Settings, *, again: bool = False) -> Acce
     if settings.accelerator is not AcceleratorChoice.AUTO:
         return AcceleratorAnswer(Accelerator(settings.accelerator), "INTERPRETER_ACCELERATOR is set")
     qemu = find_program(settings.qemu)
-    conditions = [qemu_version(qemu), os.uname().release, os.geteuid() == 0, _device_state()]
+    # The boot as well: what held a guest up may have been a host that had much to do, or how it was set up then.
+    conditions = [qemu_version(qemu), os.uname().release, boot_id(), os.geteuid() == 0, _device_state()]
     kept_in = settings.home / "accelerator.json"
     if not again and (kept := _read_kept(kept_in, conditions)):
         return kept
@@ -88,10 +91,9 @@ async def boots(accelerator: Accelerator, settings: Settings, seconds: float = P
 
 
 async def _probe(settings: Settings) -> AcceleratorAnswer:
-    device = Path("/dev/kvm")
-    if not device.exists():
+    if not _DEVICE.exists():
         return AcceleratorAnswer(Accelerator.TCG, "there is no /dev/kvm")
-    if not os.access(device, os.R_OK | os.W_OK):
+    if not os.access(_DEVICE, os.R_OK | os.W_OK):
         return AcceleratorAnswer(Accelerator.TCG, "/dev/kvm may not be opened by this user")
     try:
         # The whole start is under the limit: a half-working KVM can also hold up QEMU before it answers.
@@ -130,10 +132,11 @@ def _files() -> Generator[MachineFiles]:
 
 def _device_state() -> list[int] | None:
     try:
-        state = Path("/dev/kvm").stat()
+        state = _DEVICE.stat()
     except OSError:
         return None
-    return [state.st_mode, state.st_uid, state.st_gid]
+    # Not its mode alone: a user may have been added to its group.
+    return [state.st_mode, state.st_uid, state.st_gid, os.access(_DEVICE, os.R_OK | os.W_OK)]
 
 
 def _read_kept(path: Path, conditions: list[Any]) -> AcceleratorAnswer | None:

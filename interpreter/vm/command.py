@@ -24,6 +24,8 @@ QEMU 7.2 computes some AVX2 instructions wrongly: numpy's argsort gave wrong ord
 wrong tables. AVX goes with it, because libraries take it for a sign of the rest. And TCG runs `rep movsb` a byte
 at a time; without the two flags that praise it the guest copies in larger steps.
 """
+_KVM_MODEL: Final = "host,-svm,-vmx,pmu=off"
+"""No virtual machines within a guest, and no counters of the processor's: both are much of KVM that can be attacked."""
 _COMMAND_LINE: Final = (
     "console=ttyS0 reboot=t panic=-1 quiet random.trust_cpu=off "
     # The clock's rate is the host's own; measured against emulated timers on a busy host it came out wrong.
@@ -47,8 +49,9 @@ class MachineSpec:
     def command_line(self) -> str:
         """The guest kernel's command line."""
         # Routing interrupts by ACPI takes an emulated guest 0.1 s for each new device; a single processor can do
-        # without, several cannot.
-        return f"{_COMMAND_LINE} acpi=noirq" if self.cpus == 1 else _COMMAND_LINE
+        # without, several cannot. Under KVM none can: without it the guest has no local APIC, by which the host
+        # tells that a page of the guest's which was swapped out is there again, and waits for it for ever.
+        return f"{_COMMAND_LINE} acpi=noirq" if self.cpus == 1 and not self.uses_kvm else _COMMAND_LINE
 
     @property
     def uses_kvm(self) -> bool:
@@ -59,7 +62,7 @@ class MachineSpec:
     def cpu_model(self) -> str:
         """QEMU's -cpu argument."""
         if self.uses_kvm:
-            return "host"
+            return _KVM_MODEL
         return f"max,{','.join(f'-{flag}' for flag in _TCG_WITHOUT)}"
 
 
@@ -104,7 +107,8 @@ def qemu_arguments(
         *("-name", f"{name},debug-threads=on"),
         *("-nodefaults", "-no-user-config", "-no-reboot"),
         *("-display", "none"),
-        *("-machine", f"{MACHINE_TYPE},usb=off,vmport=off,memory-backend=memory"),
+        # A host that merges equal pages of tenants tells each what the others have, by the time that a write takes.
+        *("-machine", f"{MACHINE_TYPE},usb=off,vmport=off,mem-merge=off,memory-backend=memory"),
         *("-accel", accelerator),
         *("-cpu", spec.cpu_model),
         *("-smp", str(spec.cpus)),

@@ -28,9 +28,9 @@ class JailPart:
     detail: str
 
 
-async def inspect_jail(settings: Settings) -> list[JailPart]:
+async def inspect_jail(settings: Settings, accelerator: Accelerator) -> list[JailPart]:
     """Start a machine, look at its process from outside, and end it. Raises MachineError, HostError."""
-    async with probe_machine(Accelerator.TCG, settings) as machine:
+    async with probe_machine(accelerator, settings) as machine:
         parts = await asyncio.to_thread(_inspect, machine.pid)
     return [*parts, await _read_only_files(), _service_memory()]
 
