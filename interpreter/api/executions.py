@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.config import JsonDict
 
 from interpreter.api.answers import long_answer
-from interpreter.api.bodies import long_body
 from interpreter.api.contexts import CONTEXT_PATTERN, ContextName
 from interpreter.api.events import MEDIA_TYPE, EventStream, journal_events, last_event, unless_gone, wants_events
+from interpreter.api.http.bodies import long_body
 from interpreter.api.http.caller import CallerOf
 from interpreter.api.problems import problems
 from interpreter.api.service import ServiceOf

@@ -14,7 +14,7 @@ from interpreter.kernel.channels import MAIN, KernelChannels, open_channels
 from interpreter.kernel.framing import Connect
 from interpreter.kernel.memory import Room, SessionMemory
 from interpreter.kernel.message import Codec, Message, RawMessage
-from interpreter.kernel.turns import MUCH, in_turns
+from interpreter.turns import MUCH, in_turns
 
 _INBOX_BYTES: Final = 32 * 1024 * 1024
 """What waits for the readers of one connection. Past that the stream is not read, and the guest's relay stops."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 from pydantic_core import from_json, to_json
 
 from interpreter.errors import TooLarge
-from interpreter.kernel.turns import MUCH, Steps, at_once
+from interpreter.turns import MUCH, Steps, at_once
 
 MAX_SIZE: Final = 16 * 1024 * 1024
 """Bytes of one JSON text. One long string, such as an image, is parsed fast; an execution keeps less by default."""

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from interpreter.errors import GuestMisbehaved, TooLarge
 from interpreter.kernel.limits import check_json, checking, dump_json, parse_json
-from interpreter.kernel.turns import Steps, at_once
+from interpreter.turns import Steps, at_once
 
 DELIMITER: Final = b"<IDS|MSG>"
 PROTOCOL_VERSION: Final = "5.4"

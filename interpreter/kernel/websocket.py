@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, cast
 from interpreter.errors import GuestMisbehaved, InvalidRequest
 from interpreter.kernel.limits import checking, parse_json
 from interpreter.kernel.message import RawMessage
-from interpreter.kernel.turns import MUCH, Steps, at_once
+from interpreter.turns import MUCH, Steps, at_once
 
 V1: Final = "v1.kernel.websocket.jupyter.org"
 """The name of the second form, as a WebSocket's subprotocol."""

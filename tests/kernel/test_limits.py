@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from interpreter.errors import TooLarge
 from interpreter.kernel.limits import MAX_DEPTH, MAX_NUMBER, MAX_SIZE, STEP, check_json, checking, dump_json, load_json
-from interpreter.kernel.turns import at_once, in_turns
+from interpreter.turns import at_once, in_turns
 
 TEXTS = st.text(st.sampled_from('a,[]{}:"\\\n0123é\U0001f600\ud800')) | st.text(max_size=5)
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS

@@ -19,8 +19,8 @@ from interpreter.deadline import deadline
 from interpreter.errors import Busy, TooLarge
 from interpreter.kernel.limits import checking
 from interpreter.kernel.memory import Room
-from interpreter.kernel.turns import in_turns
 from interpreter.settings import Settings
+from interpreter.turns import in_turns
 
 _JSON_LIMIT: Final = 16 * 1024 * 1024
 _MULTIPART_OVERHEAD: Final = 1024 * 1024

@@ -16,9 +16,9 @@ from interpreter.deadline import deadline
 from interpreter.errors import GuestMisbehaved, InterpreterError, InvalidRequest, KernelDied, TooLarge
 from interpreter.gateway.clients import KernelClient, KernelClients
 from interpreter.kernel.message import RawMessage
-from interpreter.kernel.turns import in_turns
 from interpreter.kernel.websocket import V1, Subprotocol, pack, packing, unpacking
 from interpreter.rate import Rate
+from interpreter.turns import in_turns
 
 router = APIRouter(tags=["jupyter"])
 log = structlog.get_logger(__name__)
