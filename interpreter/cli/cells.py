@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -60,6 +61,21 @@ class CellsShown:
         return EXIT_CODE_RAISED if left is None else left
 
 
+def cells_in_time(source: Source, timeout: float | None) -> Iterator[tuple[Cell, float | None]]:
+    """The cells, each with the seconds of ``timeout`` that are left for it. Raises ExecutionTimeout when none are."""
+    time = asyncio.get_running_loop().time
+    end = None if timeout is None else time() + timeout
+
+    def each() -> Iterator[tuple[Cell, float | None]]:
+        for cell in source.cells:
+            left = None if end is None else end - time()
+            if left is not None and left <= 0:
+                raise ExecutionTimeout(f"the code did not end within {timeout:g} s")
+            yield cell, left
+
+    return each()
+
+
 @dataclass(frozen=True, slots=True)
 class ExecRequest:
     """How code runs in a session of a service. ``timeout`` is in seconds, for all cells together."""
@@ -73,14 +89,11 @@ class ExecRequest:
 async def run_cells(session: "AsyncSession", source: Source, request: ExecRequest) -> int:
     """Run cells one after the other and return the exit code. Raises InterpreterError."""
     shown = CellsShown(request.images, json_lines=request.json_lines)
-    loop = asyncio.get_running_loop()
-    deadline = None if request.timeout is None else loop.time() + request.timeout
+    # Before the files go up: that counts, too.
+    cells = cells_in_time(source, request.timeout)
     for name, content in source.files.items():
         await session.upload(content, name)
-    for cell in source.cells:
-        left = None if deadline is None else deadline - loop.time()
-        if left is not None and left <= 0:
-            raise ExecutionTimeout(f"the code did not end within {request.timeout:g} s")
+    for cell, left in cells:
         on_input = None if request.json_lines else ask
         events = session.stream(
             cell.code,

@@ -1,6 +1,5 @@
 """``interpreter run``: code in a fresh session, outputs as they come."""
 
-import asyncio
 import stat
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -8,13 +7,13 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from interpreter.cli.cells import CellsShown
+from interpreter.cli.cells import CellsShown, cells_in_time
 from interpreter.cli.source import Source
 from interpreter.cli.terminal import ask, err, step
 from interpreter.cli.transfer import local_file, transfer_bar
 from interpreter.engine.engine import Engine
 from interpreter.engine.session import Session
-from interpreter.errors import ConfigurationError, ExecutionTimeout
+from interpreter.errors import ConfigurationError
 from interpreter.settings import Settings
 
 
@@ -64,12 +63,7 @@ def _tell_progress(text: str) -> None:
 
 async def _run_cells(session: Session, request: RunRequest) -> int:
     shown = CellsShown(request.out, json_lines=request.json_lines)
-    loop = asyncio.get_running_loop()
-    deadline = None if request.timeout is None else loop.time() + request.timeout
-    for cell in request.source.cells:
-        left = None if deadline is None else deadline - loop.time()
-        if left is not None and left <= 0:
-            raise ExecutionTimeout(f"the code did not end within {request.timeout:g} s")
+    for cell, left in cells_in_time(request.source, request.timeout):
         execution = session.execute(
             cell.code,
             store_history=cell.store_history,
